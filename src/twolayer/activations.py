@@ -1,0 +1,59 @@
+"""The hidden activations, each a pair: ``g(Z)``, and ``g'(Z)`` computed from ``A = g(Z)``.
+
+Because ``g'`` needs only ``A``, the pre-activation ``Z1`` is never kept for the backward pass. At the kink of ReLU and
+leaky ReLU, ``g'(0)`` is what PyTorch takes: 0 and the small slope.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAKY_RELU_SLOPE = 0.01  # PyTorch's default too
+
+
+class Activation(NamedTuple):
+    """``g(Z)`` when called, and ``g.prime(A)``, its derivative ``g'(Z)`` at the ``Z`` for which ``A = g(Z)``.
+
+    >>> g = ACTIVATIONS["tanh"]
+    >>> A = g(torch.tensor([0.0, 1.0]))
+    >>> g.prime(A)
+    tensor([1.0000, 0.4200])
+    """
+
+    function: Callable[[Tensor], Tensor]
+    prime: Callable[[Tensor], Tensor]
+
+    def __call__(self, Z: Tensor) -> Tensor:
+        return self.function(Z)
+
+
+def _leaky_relu(Z: Tensor) -> Tensor:
+    return F.leaky_relu(Z, LEAKY_RELU_SLOPE)
+
+
+def _sigmoid_prime(A: Tensor) -> Tensor:
+    return A * (1 - A)
+
+
+def _tanh_prime(A: Tensor) -> Tensor:
+    return 1 - A * A
+
+
+def _relu_prime(A: Tensor) -> Tensor:
+    return (A > 0).to(A.dtype)
+
+
+def _leaky_relu_prime(A: Tensor) -> Tensor:
+    # full_like keeps A's dtype: a Python float against a bool tensor would round the slope to float32.
+    return torch.full_like(A, LEAKY_RELU_SLOPE).masked_fill(A > 0, 1.0)
+
+
+ACTIVATIONS = {
+    "sigmoid": Activation(torch.sigmoid, _sigmoid_prime),
+    "tanh": Activation(torch.tanh, _tanh_prime),
+    "relu": Activation(torch.relu, _relu_prime),
+    "leaky_relu": Activation(_leaky_relu, _leaky_relu_prime),
+}

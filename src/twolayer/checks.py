@@ -1,0 +1,92 @@
+"""Checks of arguments. Each error names the argument, what came and what is expected."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Name = TypeVar("Name", bound=str)
+
+
+def one_of(argument: str, value: Name, valid: Iterable[str]) -> Name:
+    """``value`` if it is one of the valid names.
+
+    Raises:
+        ValueError: it is not; the message lists the names that are.
+
+    >>> one_of("init", "hee", ["he", "xavier"])
+    Traceback (most recent call last):
+    ...
+    ValueError: init must be one of 'he', 'xavier', got 'hee'
+    """
+    names = list(valid)
+    if value not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {value!r}")
+    return value
+
+
+def positive_int(argument: str, value: int) -> int:
+    """``value`` if it is an integer of at least one.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is smaller than one.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{argument} must be at least 1, got {value}")
+    return value
+
+
+def check_parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> None:
+    """Raises ValueError unless the shapes are ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)``."""
+    if not (W1.ndim == W2.ndim == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
+        shapes = ", ".join(str(tuple(p.shape)) for p in (W1, b1, W2, b2))
+        raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
+
+
+def check_features(X: Tensor, W1: Tensor) -> None:
+    """Raises TypeError or ValueError unless ``X`` is ``(..., n_x)`` in the dtype and on the device of ``W1``.
+
+    Under autocast, which converts it, any floating point dtype will do.
+    """
+    if not isinstance(X, Tensor):
+        raise TypeError(f"X must be a tensor, got {type(X).__name__}")
+    if X.ndim == 0 or X.shape[-1] != W1.shape[-1]:
+        raise ValueError(f"X must have shape (..., {W1.shape[-1]}), got {tuple(X.shape)}")
+    if X.device != W1.device:
+        raise ValueError(f"X must be on the parameters' device {W1.device}, got {X.device}")
+    if X.dtype != W1.dtype and not (X.is_floating_point() and torch.is_autocast_enabled(X.device.type)):
+        raise TypeError(f"X must have the parameters' dtype {W1.dtype}, got {X.dtype}")
+
+
+def check_range(
+    argument: str, tensor: Tensor, low: float, high: float, what_for: str, error: type[Exception] = ValueError
+) -> None:
+    """Raises ``error`` unless all values lie in ``[low, high]``; looks at them only where that costs nothing."""
+    if _can_look_at(tensor):
+        least, greatest = torch.aminmax(tensor.detach())
+        if not (least >= low and greatest <= high):
+            raise error(f"{argument} must lie in [{low}, {high}] for {what_for}, got values from {least} to {greatest}")
+
+
+def check_weights(argument: str, weights: Tensor, zero_allowed: bool = True) -> None:
+    """Raises ValueError unless weights are finite, not negative and not all zero, or not zero at all."""
+    if _can_look_at(weights):
+        least, greatest = torch.aminmax(weights.detach())
+        if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):
+            expected = "not negative and not all zero" if zero_allowed else "positive"
+            raise ValueError(f"{argument} must be finite, {expected}, got values from {least} to {greatest}")
+
+
+def _can_look_at(tensor: Tensor) -> bool:
+    """Whether values can be read at no cost: there are some, no GPU to wait for, no trace or transform to break."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.numel() > 0
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )

@@ -1,0 +1,330 @@
+"""The network as functions of its parameters: logits, cost, and the cost with every gradient.
+
+Two ways to the same gradient, chosen by ``backward=``:
+
+``"autograd"``
+    PyTorch differentiates the forward pass.
+``"manual"``
+    The notes' equations in two :class:`torch.autograd.Function`, which meet at the logits. The network takes the
+    ``∂J/∂Z2`` of whatever stands behind it through both layers; the cost hands ``A2 − Y`` to whatever stands before it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from twolayer import equations
+from twolayer.activations import ACTIVATIONS
+from twolayer.checks import check_features, check_parameters, one_of
+from twolayer.tasks import TASKS, check_label_smoothing, dense_targets, example_weights, smoothed
+
+BACKWARDS = ("autograd", "manual")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _sum(*terms: Tensor | None) -> Tensor | None:
+    """The sum of the terms that are there: autograd writes a zero derivative as None."""
+    present = [term for term in terms if term is not None]
+    return sum(present[1:], present[0]) if present else None
+
+
+class _Network(Function):
+    """``(X, W1, b1, W2, b2) → (Z2, A1)``.
+
+    ``A1`` is an output rather than only kept, because the backward pass depends on it: a second derivative follows
+    that dependence through inputs and outputs and nothing else. What comes back along it, ``dA1``, joins ``dZ2 W2``.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+        A1 = equations.A1(equations.Z1(X, W1, b1), ACTIVATIONS[activation])
+        return equations.Z2(A1, W2, b2), A1
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        X, W1, _, W2, _, ctx.activation = inputs
+        ctx.save_for_backward(X, W1, W2, output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:
+        X, W1, W2, A1 = ctx.saved_tensors
+        X_needs, W1_needs, b1_needs, W2_needs, b2_needs, _ = ctx.needs_input_grad
+        dX = dW1 = db1 = dW2 = db2 = None
+        if dZ2 is not None:
+            dW2 = equations.dW2(dZ2, A1) if W2_needs else None
+            db2 = equations.db2(dZ2) if b2_needs else None
+            if X_needs or W1_needs or b1_needs:
+                dA1 = _sum(equations.dA1(dZ2, W2), dA1)
+        if dA1 is not None:
+            dZ1 = equations.dZ1(dA1, A1, ACTIVATIONS[ctx.activation])
+            dW1 = equations.dW1(dZ1, X) if W1_needs else None
+            db1 = equations.db1(dZ1) if b1_needs else None
+            dX = equations.dX(dZ1, W1) if X_needs else None
+        return dX, dW1, db1, dW2, db2, None
+
+
+class _Cost(Function):
+    """``(Z2, Y) → L``, the loss of each example, with ``dZ2 = A2 − Y``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(Z2: Tensor, Y: Tensor, task: str) -> Tensor:
+        return TASKS[task].loss(Z2, Y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        Z2, Y, ctx.task = inputs
+        ctx.save_for_backward(Z2, Y)
+
+    @staticmethod
+    def backward(ctx: Any, dL: Tensor) -> tuple[Tensor | None, ...]:
+        Z2, Y = ctx.saved_tensors
+        task = TASKS[ctx.task]
+        scale = dL.unsqueeze(-1)
+        return (
+            scale * task.error(Z2, Y) if ctx.needs_input_grad[0] else None,
+            scale * task.target_gradient(Z2, Y) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+# Forward-mode derivatives stand in subclasses, for torch.compile refuses a Function that has a `jvp`. What is compiled
+# uses the classes above.
+
+
+class _NetworkWithJvp(_Network):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _Network.setup_context(ctx, inputs, output)
+        X, W1, _, W2, _, _ = inputs
+        ctx.save_for_forward(X, W1, W2, output[1])
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        tX: Tensor | None,
+        tW1: Tensor | None,
+        tb1: Tensor | None,
+        tW2: Tensor | None,
+        tb2: Tensor | None,
+        _: None,
+    ) -> tuple[Tensor | None, Tensor]:
+        X, W1, W2, A1 = ctx.saved_tensors
+        m = X.shape[0]
+        tZ1 = _sum(
+            tX @ W1.mT if tX is not None else None,
+            X @ tW1.mT if tW1 is not None else None,
+            tb1.expand(m, -1) if tb1 is not None else None,
+        )
+        # Zeros, since PyTorch does not take None for the tangent of an output.
+        tA1 = torch.zeros_like(A1) if tZ1 is None else equations.dZ1(tZ1, A1, ACTIVATIONS[ctx.activation])
+        tZ2 = _sum(
+            tA1 @ W2.mT if tZ1 is not None else None,
+            A1 @ tW2.mT if tW2 is not None else None,
+            tb2.expand(m, -1) if tb2 is not None else None,
+        )
+        return tZ2, tA1
+
+
+class _CostWithJvp(_Cost):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Cost.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], inputs[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tZ2: Tensor | None, tY: Tensor | None, _: None) -> Tensor | None:
+        Z2, Y = ctx.saved_tensors
+        task = TASKS[ctx.task]
+        return _sum(
+            (tZ2 * task.error(Z2, Y)).sum(-1) if tZ2 is not None else None,
+            (tY * task.target_gradient(Z2, Y)).sum(-1) if tY is not None else None,
+        )
+
+
+def logits(
+    X: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    *,
+    activation: str = "relu",
+    backward: str = "manual",
+) -> Tensor:
+    """The network's output before its last activation: ``Z2 = g(X W1ᵀ + b1) W2ᵀ + b2``.
+
+    Args:
+        X: inputs, ``(..., n_x)``, with any leading shape, as for :func:`torch.nn.functional.linear`.
+        W1, b1: hidden layer, ``(n_h, n_x)`` and ``(n_h,)``.
+        W2, b2: output layer, ``(n_y, n_h)`` and ``(n_y,)``.
+        activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
+        backward: ``"manual"`` or ``"autograd"``.
+
+    Returns:
+        ``(..., n_y)``, in the dtype of the inputs, or autocast's where that is enabled.
+
+    Raises:
+        TypeError: ``X`` is no floating point tensor, or its dtype is not the parameters'.
+        ValueError: a shape or device does not fit, or a name is unknown.
+
+    >>> W1, b1 = torch.tensor([[1.0, -1.0]]), torch.tensor([0.5])
+    >>> W2, b2 = torch.tensor([[2.0]]), torch.tensor([1.0])
+    >>> logits(torch.tensor([[3.0, 1.0]]), W1, b1, W2, b2)  # 2 · relu(3 − 1 + ½) + 1
+    tensor([[6.]])
+    """
+    one_of("activation", activation, ACTIVATIONS)
+    one_of("backward", backward, BACKWARDS)
+    check_parameters(W1, b1, W2, b2)
+    check_features(X, W1)
+    if backward == "autograd":
+        g = ACTIVATIONS[activation]
+        return equations.Z2(equations.A1(equations.Z1(X, W1, b1), g), W2, b2)
+    network = _Network if torch.compiler.is_compiling() else _NetworkWithJvp
+    Z2, _ = network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
+    return Z2.reshape(*X.shape[:-1], -1)
+
+
+def cost(
+    logits: Tensor,
+    Y: Tensor,
+    *,
+    task: str = "binary",
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    backward: str = "manual",
+) -> Tensor:
+    """The cost ``J`` of logits against targets, finite for logits of any size that its dtype can hold the cost of.
+
+    Binary and multilabel: cross-entropy, summed over the labels. Multiclass: cross-entropy. Regression: half the
+    squared error, summed over the outputs. Half precision logits are taken to float32 first.
+
+    Args:
+        logits: ``Z2``, ``(..., n_y)``, from any network.
+        Y: targets. Binary and multilabel: 0 and 1, or probabilities, ``(..., n_y)``; multiclass: class
+            indices ``(...)`` or probabilities ``(..., n_y)``; regression: floats ``(..., n_y)``. With one output,
+            ``(...)`` and ``(..., 1)`` are the same.
+        task: ``"binary"``, ``"multilabel"``, ``"multiclass"`` or ``"regression"``.
+        sample_weight: ``(...)``, the weight of each example; the mean is divided by the sum of the weights.
+        class_weight: ``(2,)`` for binary, ``(n_y,)`` for multiclass: the weight of an example by its class (of a soft
+            label: the mean over its classes), multiplied with ``sample_weight``.
+        label_smoothing: ``ε``, moves the targets towards the uniform distribution over the classes.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the weighted loss of each example, ``(...)``.
+        backward: ``"manual"``, by ``dZ2 = A2 − Y``, or ``"autograd"``.
+
+    Raises:
+        TypeError, ValueError, IndexError: an argument does not fit; the message names it. Values are looked at on a CPU
+            only: on a GPU that would be a synchronisation in every step.
+
+    >>> cost(torch.tensor([[0.0], [1e4]]), torch.tensor([1, 1]))  # ½ (log 2 + 0)
+    tensor(0.3466)
+    """
+    one_of("task", task, TASKS)
+    one_of("reduction", reduction, REDUCTIONS)
+    one_of("backward", backward, BACKWARDS)
+    Z2 = _at_least_float32(logits)
+    Y, weights = _targets_and_weights(Y, Z2, task, sample_weight, class_weight, label_smoothing)
+    if backward == "autograd":
+        L = TASKS[task].loss(Z2, Y)
+    else:
+        L = (_Cost if torch.compiler.is_compiling() else _CostWithJvp).apply(Z2, Y, task)
+    if reduction == "mean":
+        return _weighted_mean(L, weights)
+    L = L if weights is None else weights * L
+    return L.sum() if reduction == "sum" else L
+
+
+@torch.no_grad()
+def loss_and_grads(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    *,
+    activation: str = "relu",
+    task: str = "binary",
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cost and its four gradients by the notes' equations, without any autograd graph: the quickest way.
+
+    Args: see :func:`logits` and :func:`cost`.
+
+    Returns:
+        ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`.
+
+    >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
+    >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
+    >>> J, grads = loss_and_grads(X, Y, W1, b1, W2, b2, activation="tanh")
+    >>> J, grads["W2"]
+    (tensor(0.3832), tensor([[-0.2424]]))
+    """
+    g = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
+    one_of("task", task, TASKS)
+    check_parameters(W1, b1, W2, b2)
+    check_features(X, W1)
+    lead = X.shape[:-1]
+    X = X.reshape(-1, X.shape[-1])
+    with torch.autocast(X.device.type, enabled=False):
+        A1 = equations.A1(equations.Z1(X, W1, b1), g)
+        Z2 = _at_least_float32(equations.Z2(A1, W2, b2))
+        Y, weights = _targets_and_weights(Y, Z2.reshape(*lead, -1), task, sample_weight, class_weight, label_smoothing)
+        Y, weights = Y.reshape(Z2.shape), None if weights is None else weights.reshape(-1)
+        J = _weighted_mean(TASKS[task].loss(Z2, Y), weights)
+
+        share = 1 / len(X) if weights is None else (weights / weights.sum()).unsqueeze(-1)
+        dZ2 = (TASKS[task].error(Z2, Y) * share).to(A1.dtype)
+        dZ1 = equations.dZ1(equations.dA1(dZ2, W2), A1, g)
+        return J, {
+            "W1": equations.dW1(dZ1, X),
+            "b1": equations.db1(dZ1),
+            "W2": equations.dW2(dZ2, A1),
+            "b2": equations.db2(dZ2),
+        }
+
+
+def _targets_and_weights(
+    Y: Tensor,
+    Z2: Tensor,
+    task: str,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor | None]:
+    check_label_smoothing(label_smoothing, task)
+    if Z2.numel() == 0:
+        raise ValueError(f"the batch is empty (logits of shape {tuple(Z2.shape)}): its mean cost does not exist")
+    Y = dense_targets(Y, Z2, task)
+    weights = example_weights(Y, task, sample_weight, class_weight)
+    return smoothed(Y, label_smoothing, task), weights
+
+
+def _weighted_mean(L: Tensor, weights: Tensor | None) -> Tensor:
+    return L.mean() if weights is None else (weights * L).sum() / weights.sum()
+
+
+def _at_least_float32(Z2: Tensor) -> Tensor:
+    return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

@@ -1,0 +1,223 @@
+"""The network as a module: ``TwoLayerNet``."""
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from twolayer import functional
+from twolayer.activations import ACTIVATIONS, LEAKY_RELU_SLOPE
+from twolayer.checks import one_of, positive_int
+from twolayer.initialization import INITIALIZATIONS, initialize
+from twolayer.tasks import TASKS, check_class_weight, check_label_smoothing
+
+_MODULES = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+
+
+class TwoLayerNet(nn.Module):
+    """A network with one hidden layer, whose gradients are the notes' equations.
+
+    It does what ``nn.Sequential(nn.Linear(n_x, n_h), activation, nn.Linear(n_h, n_y))`` does, and knows its cost: the
+    task fixes the output activation and the loss, so that ``dZ2 = A2 − Y``. The parameters are ``W1 (n_h, n_x)``,
+    ``b1 (n_h,)``, ``W2 (n_y, n_h)``, ``b2 (n_y,)``.
+
+    Args:
+        in_features: input features ``n_x``.
+        hidden_features: hidden units ``n_h``.
+        out_features: outputs ``n_y``: 1 for binary, the number of labels, classes or regressed values otherwise.
+        activation: hidden activation, ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
+        task: ``"binary"``, ``"multilabel"``, ``"multiclass"`` or ``"regression"``.
+        init: ``"course"``, ``"zeros"``, ``"xavier"`` or ``"he"``, see :func:`twolayer.initialization.initialize`.
+        backward: ``"manual"`` for the notes' equations, ``"autograd"`` to let PyTorch differentiate.
+        class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
+        label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
+        generator: source of the random start, for a start that can be repeated.
+        device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+
+    >>> net = TwoLayerNet(2, 4, 1, activation="tanh", generator=torch.Generator().manual_seed(0))
+    >>> X, Y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
+    >>> net(X).shape
+    torch.Size([2, 1])
+    >>> net.loss(X, Y).backward()
+    >>> J, grads = net.loss_and_grads(X, Y)
+    >>> torch.equal(grads["W1"], net.W1.grad)
+    True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        activation: str = "relu",
+        task: str = "binary",
+        init: str = "he",
+        backward: str = "manual",
+        class_weight: Tensor | list[float] | None = None,
+        label_smoothing: float = 0.0,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.class_weight: Tensor | None
+        self.in_features = positive_int("in_features", in_features)
+        self.hidden_features = positive_int("hidden_features", hidden_features)
+        self.out_features = positive_int("out_features", out_features)
+        self.activation = one_of("activation", activation, ACTIVATIONS)
+        self.task = one_of("task", task, TASKS)
+        self.init = one_of("init", init, INITIALIZATIONS)
+        self.backward = one_of("backward", backward, functional.BACKWARDS)
+        self.label_smoothing = label_smoothing
+        check_label_smoothing(label_smoothing, task)
+        if task == "binary" and out_features != 1:
+            raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
+        if class_weight is not None:
+            class_weight = torch.as_tensor(class_weight, dtype=dtype or torch.get_default_dtype())
+            check_class_weight(class_weight, task, out_features)
+            class_weight = class_weight.to(device)
+        self.register_buffer("class_weight", class_weight)
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.W1 = parameter(hidden_features, in_features)
+        self.b1 = parameter(hidden_features)
+        self.W2 = parameter(out_features, hidden_features)
+        self.b2 = parameter(out_features)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draws the start anew, by the rule ``init``."""
+        initialize(self.init, self.W1, self.b1, self.W2, self.b2, generator)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """The logits ``Z2``, ``(..., out_features)``, of ``X``, ``(..., in_features)``."""
+        return functional.logits(
+            X, self.W1, self.b1, self.W2, self.b2, activation=self.activation, backward=self.backward
+        )
+
+    def predict(self, X: Tensor) -> Tensor:
+        """The output ``A2``: probabilities, or the mean for regression; ``(..., out_features)``, differentiable.
+
+        >>> TwoLayerNet(2, 4, 3, task="multiclass", init="zeros").predict(torch.ones(2))
+        tensor([0.3333, 0.3333, 0.3333], grad_fn=<SoftmaxBackward0>)
+        """
+        return TASKS[self.task].output(self(X))
+
+    def cost(
+        self, logits: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean"
+    ) -> Tensor:
+        """The cost of logits that are already there: those of a wrapper of this module, such as DDP, say.
+
+        Arguments and errors: see :func:`twolayer.functional.cost`.
+        """
+        return functional.cost(
+            logits,
+            Y,
+            task=self.task,
+            sample_weight=sample_weight,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            reduction=reduction,
+            backward=self.backward,
+        )
+
+    def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+        """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
+
+        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run.
+        """
+        return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
+
+    def loss_and_grads(
+        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cost and its gradients by the notes' equations, with no autograd graph: the quickest way to both.
+
+        The mode in ``backward`` has no say here: there is no graph for it to act on. Nothing is written to ``.grad``.
+
+        Returns:
+            ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
+
+        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`.
+        """
+        return functional.loss_and_grads(
+            X,
+            Y,
+            self.W1,
+            self.b1,
+            self.W2,
+            self.b2,
+            activation=self.activation,
+            task=self.task,
+            sample_weight=sample_weight,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def to_sequential(self) -> nn.Sequential:
+        """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
+
+        >>> net = TwoLayerNet(2, 4, 1)
+        >>> net.to_sequential()[0].weight is net.W1
+        True
+        """
+        activation = _MODULES[self.activation]
+        first = nn.Linear(self.in_features, self.hidden_features, device="meta")
+        second = nn.Linear(self.hidden_features, self.out_features, device="meta")
+        first.weight, first.bias, second.weight, second.bias = self.W1, self.b1, self.W2, self.b2
+        return nn.Sequential(first, activation(), second).train(self.training)
+
+    @classmethod
+    def from_sequential(cls, sequential: nn.Sequential, **options: Any) -> "TwoLayerNet":
+        """The network that shares the parameters of an ``nn.Sequential(Linear, activation, Linear)``.
+
+        Args:
+            sequential: two linear layers with biases, and one of the four activations between them.
+            options: ``task``, ``backward`` and the like, as for the constructor.
+
+        Raises:
+            ValueError: it is built otherwise; the message says where.
+
+        >>> seq = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+        >>> TwoLayerNet.from_sequential(seq, task="multiclass")
+        TwoLayerNet(2, 4, 3, activation='tanh', task='multiclass', init='he', backward='manual')
+        """
+        layers = list(sequential)
+        names = {module: name for name, module in _MODULES.items()}
+        kinds = [type(layer) for layer in layers]
+        if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[2] is not nn.Linear or kinds[1] not in names:
+            expected = " or ".join(module.__name__ for module in names)
+            got = ", ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"sequential must be Linear, then {expected}, then Linear, got {got}")
+        first, activation, second = layers
+        if first.bias is None or second.bias is None:
+            raise ValueError("sequential must have a bias in both linear layers, got bias=False")
+        if isinstance(activation, nn.LeakyReLU) and activation.negative_slope != LEAKY_RELU_SLOPE:
+            raise ValueError(f"negative_slope must be {LEAKY_RELU_SLOPE}, got {activation.negative_slope}")
+        if second.in_features != first.out_features:
+            raise ValueError(
+                f"sequential must fit together, got {first.out_features} hidden units, then {second.in_features}"
+            )
+        net = cls(
+            first.in_features,
+            first.out_features,
+            second.out_features,
+            activation=names[type(activation)],
+            device="meta",  # nothing is drawn: the parameters are replaced
+            dtype=first.weight.dtype,
+            **options,
+        )
+        if net.class_weight is not None:
+            net.class_weight = torch.as_tensor(options["class_weight"]).to(first.weight)
+        net.W1, net.b1, net.W2, net.b2 = first.weight, first.bias, second.weight, second.bias
+        return net.train(sequential.training)
+
+    def extra_repr(self) -> str:
+        names = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("activation", "task", "init", "backward"))
+        return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"

@@ -1,0 +1,200 @@
+"""What the network is asked for: each task is an output activation and the cost that is its match.
+
+Because the two match (the canonical link of a generalised linear model), the output error is ``dZ2 = A2 − Y`` for
+every one of them. The names are torchmetrics' words.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from twolayer import equations
+from twolayer.checks import check_range, check_weights
+
+
+class Task(NamedTuple):
+    """An output activation and its cost. ``Z2`` and ``Y`` are ``(m, n_y)``; losses are ``(m,)``, one per example.
+
+    >>> task = TASKS["binary"]
+    >>> task.loss(torch.zeros(1, 1), torch.ones(1, 1))  # −log ½
+    tensor([0.6931])
+    """
+
+    output: Callable[[Tensor], Tensor]
+    """``A2`` from ``Z2``."""
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """``L`` from ``Z2`` and ``Y``. It starts from the logits so that it stays finite where ``log A2`` does not."""
+    error: Callable[[Tensor, Tensor], Tensor]
+    """``dZ2 = ∂L/∂Z2`` from ``Z2`` and ``Y``."""
+    target_gradient: Callable[[Tensor, Tensor], Tensor]
+    """``∂L/∂Y`` from ``Z2`` and ``Y``: for targets that are themselves computed, as in distillation."""
+
+
+def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(Z2, Y, reduction="none").sum(-1)
+
+
+def _error_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
+    return equations.dZ2(torch.sigmoid(Z2), Y)
+
+
+def _softmax(Z2: Tensor) -> Tensor:
+    return torch.softmax(Z2, -1)
+
+
+def _cross_entropy_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
+    return -(Y * torch.log_softmax(Z2, -1)).sum(-1)
+
+
+def _error_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
+    # A row of Y sums to one, but a derivative with respect to Y looks beside such rows; there A2 counts Σ Y times.
+    return equations.dZ2(_softmax(Z2) * Y.sum(-1, keepdim=True), Y)
+
+
+def _half_squared_error(Z2: Tensor, Y: Tensor) -> Tensor:
+    return 0.5 * (Z2 - Y).square().sum(-1)
+
+
+def _identity(Z2: Tensor) -> Tensor:
+    return Z2
+
+
+_LABELS = Task(torch.sigmoid, _cross_entropy_of_labels, _error_of_labels, lambda Z2, Y: -Z2)
+
+TASKS = {
+    "binary": _LABELS,
+    "multilabel": _LABELS,
+    "multiclass": Task(
+        _softmax, _cross_entropy_of_classes, _error_of_classes, lambda Z2, Y: -torch.log_softmax(Z2, -1)
+    ),
+    "regression": Task(_identity, _half_squared_error, equations.dZ2, lambda Z2, Y: Y - Z2),
+}
+
+
+def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
+    """Targets in the logits' shape and dtype: what ``dZ2 = A2 − Y`` subtracts.
+
+    Args:
+        Y: binary and multilabel: 0 and 1, or probabilities, of any dtype; multiclass: class indices ``(...)`` or
+            probabilities ``(..., n_y)``; regression: floats. With one output, ``(...)`` and ``(..., 1)`` are the same.
+        logits: ``Z2``, ``(..., n_y)``.
+        task: a key of ``TASKS``.
+
+    Raises:
+        TypeError: ``Y`` is no tensor, or its dtype cannot hold such targets.
+        ValueError: its shape does not fit the logits, or a value is outside [0, 1] (looked at on a CPU only: on a GPU
+            that would be a synchronisation in every step).
+        IndexError: a class index is outside [0, n_y).
+
+    >>> dense_targets(torch.tensor([2, 0]), torch.zeros(2, 3), "multiclass")
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    lead, n_y = logits.shape[:-1], logits.shape[-1]
+    if not isinstance(Y, Tensor):
+        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
+    if Y.device != logits.device:
+        raise ValueError(f"Y must be on the logits' device {logits.device}, got {Y.device}")
+    if task == "binary" and n_y != 1:
+        raise ValueError(f"logits must have one output for task 'binary', got {n_y}; 'multilabel' has several")
+    if task == "multiclass" and not Y.is_floating_point():
+        return _one_hot(Y, logits)
+    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
+        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
+    if n_y == 1 and Y.shape == lead:
+        Y = Y.unsqueeze(-1)
+    if Y.shape != logits.shape:
+        also = (
+            f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
+        )
+        raise ValueError(f"Y must have shape {tuple(logits.shape)}{also} for task {task!r}, got {tuple(Y.shape)}")
+    if task != "regression":
+        check_range("Y", Y, 0, 1, f"task {task!r}")
+    return Y.to(logits.dtype)
+
+
+def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    lead, n_y = logits.shape[:-1], logits.shape[-1]
+    if labels.dtype is torch.bool or labels.is_complex():
+        raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {labels.dtype}")
+    if labels.shape != lead:
+        raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(labels.shape)}")
+    check_range("Y", labels, 0, n_y - 1, f"{n_y} classes", IndexError)
+    indices = labels.long().unsqueeze(-1)
+    return torch.zeros_like(logits).scatter(-1, indices, torch.ones_like(indices, dtype=logits.dtype))
+
+
+def check_label_smoothing(label_smoothing: float, task: str) -> None:
+    """Raises ValueError unless ``label_smoothing`` is in [0, 1), and 0 for regression."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if label_smoothing and task == "regression":
+        raise ValueError(f"label_smoothing must be 0 for regression, got {label_smoothing}")
+
+
+def smoothed(Y: Tensor, label_smoothing: float, task: str) -> Tensor:
+    """Dense targets moved by ``label_smoothing`` towards the uniform distribution over the classes.
+
+    With ``ε = label_smoothing``: ``(1 − ε) Y + ε / n_y`` for multiclass, ``(1 − ε) Y + ε / 2`` for labels.
+
+    >>> smoothed(torch.tensor([[0.0], [1.0]]), 0.1, "binary")
+    tensor([[0.0500],
+            [0.9500]])
+    """
+    if label_smoothing == 0:
+        return Y
+    classes = Y.shape[-1] if task == "multiclass" else 2
+    return (1 - label_smoothing) * Y + label_smoothing / classes
+
+
+def example_weights(
+    Y: Tensor, task: str, sample_weight: Tensor | None = None, class_weight: Tensor | None = None
+) -> Tensor | None:
+    """One weight per example, ``(...)``: ``sample_weight`` times the weight of its class. None for none.
+
+    Args:
+        Y: dense targets ``(..., n_y)``, before label smoothing. A soft label weighs as the mean of its classes.
+        task: a key of ``TASKS``.
+        sample_weight: ``(...)``, not negative, not all zero.
+        class_weight: ``(2,)`` for binary (of class 0 and of class 1), ``(n_y,)`` for multiclass; positive.
+
+    Raises:
+        TypeError: a weight is no tensor.
+        ValueError: a shape is wrong, a value is (CPU only), or the task has no classes.
+
+    >>> example_weights(torch.tensor([[0.0], [1.0]]), "binary", class_weight=torch.tensor([1.0, 3.0]))
+    tensor([1., 3.])
+    """
+    weights = None
+    if class_weight is not None:
+        check_class_weight(class_weight, task, Y.shape[-1])
+        by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
+        weights = by_class @ class_weight.to(Y)
+    if sample_weight is not None:
+        if not isinstance(sample_weight, Tensor):
+            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
+        if sample_weight.shape != Y.shape[:-1]:
+            raise ValueError(f"sample_weight must have shape {tuple(Y.shape[:-1])}, got {tuple(sample_weight.shape)}")
+        if sample_weight.device != Y.device:
+            raise ValueError(f"sample_weight must be on Y's device {Y.device}, got {sample_weight.device}")
+        check_weights("sample_weight", sample_weight)
+        sample_weight = sample_weight.to(Y.dtype)
+        weights = sample_weight if weights is None else weights * sample_weight
+    return weights
+
+
+def check_class_weight(class_weight: Tensor, task: str, n_y: int) -> None:
+    """Raises ValueError or TypeError unless the class weights are one positive number for each class of the task."""
+    if task not in ("binary", "multiclass"):
+        raise ValueError(f"class_weight must be None for task {task!r}: only 'binary' and 'multiclass' have classes")
+    classes = 2 if task == "binary" else n_y
+    if not isinstance(class_weight, Tensor):
+        raise TypeError(f"class_weight must be a tensor, got {type(class_weight).__name__}")
+    if class_weight.shape != (classes,):
+        raise ValueError(
+            f"class_weight must have shape {(classes,)} for task {task!r}, got {tuple(class_weight.shape)}"
+        )
+    check_weights("class_weight", class_weight, zero_allowed=False)
