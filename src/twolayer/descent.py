@@ -26,8 +26,8 @@ def gradient_descent(
     """Repeats ``W := W − α dW, b := b − α db`` on all examples at once, and says what each iteration cost.
 
     Args:
-        net: the network; its parameters are changed in place. In mode ``"autograd"`` PyTorch computes the gradients,
-            in mode ``"manual"`` the notes' equations.
+        net: the network; its parameters are changed in place, save those that require no gradient. In mode
+            ``"autograd"`` PyTorch computes the gradients, in mode ``"manual"`` the notes' equations.
         X, Y: all examples, ``(m, in_features)`` and targets as for :func:`twolayer.functional.cost`.
         learning_rate: ``α``.
         iterations: how often.
@@ -52,26 +52,32 @@ def gradient_descent(
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     positive_int("iterations", iterations)
     gradients = _by_autograd if net.backward == "autograd" else TwoLayerNet.loss_and_grads
-    parameters = dict(net.named_parameters())
+    parameters = _trainable(net)
+    if not parameters:
+        raise ValueError("net must have a parameter that requires a gradient, got none")
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)
     with _progress_bar(iterations) if progress else nullcontext() as show:
         for i in range(iterations):
             J, grads = gradients(net, X, Y, sample_weight=sample_weight)
             costs[i] = J
             if callback is not None:
-                callback(i, J, grads)
+                callback(i, J, {name: grads[name] for name in parameters})
             with torch.no_grad():
-                for name, dV in grads.items():
-                    parameters[name].sub_(dV, alpha=learning_rate)
+                for name, V in parameters.items():
+                    V.sub_(grads[name], alpha=learning_rate)
             if show is not None:
                 show(i, J)
     return costs
 
 
+def _trainable(net: TwoLayerNet) -> dict[str, Tensor]:
+    return {name: V for name, V in net.named_parameters() if V.requires_grad}
+
+
 def _by_autograd(
     net: TwoLayerNet, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    parameters = dict(net.named_parameters())
+    parameters = _trainable(net)
     J = net.loss(X, Y, sample_weight=sample_weight)
     return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))
 

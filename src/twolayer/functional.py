@@ -188,7 +188,7 @@ def logits(
         return equations.Z2(equations.A1(equations.Z1(X, W1, b1), g), W2, b2)
     network = _Network if torch.compiler.is_compiling() else _NetworkWithJvp
     Z2, _ = network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
-    return Z2.reshape(*X.shape[:-1], -1)
+    return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
 
 
 def cost(
@@ -278,11 +278,13 @@ def loss_and_grads(
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
     lead = X.shape[:-1]
-    X = X.reshape(-1, X.shape[-1])
+    X = X.reshape(-1, X.shape[-1]).to(W1.dtype)
     with torch.autocast(X.device.type, enabled=False):
         A1 = equations.A1(equations.Z1(X, W1, b1), g)
         Z2 = _at_least_float32(equations.Z2(A1, W2, b2))
-        Y, weights = _targets_and_weights(Y, Z2.reshape(*lead, -1), task, sample_weight, class_weight, label_smoothing)
+        Y, weights = _targets_and_weights(
+            Y, Z2.reshape(*lead, len(b2)), task, sample_weight, class_weight, label_smoothing
+        )
         Y, weights = Y.reshape(Z2.shape), None if weights is None else weights.reshape(-1)
         J = _weighted_mean(TASKS[task].loss(Z2, Y), weights)
 

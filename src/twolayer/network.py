@@ -107,7 +107,11 @@ class TwoLayerNet(nn.Module):
         >>> TwoLayerNet(2, 4, 3, task="multiclass", init="zeros").predict(torch.ones(2))
         tensor([0.3333, 0.3333, 0.3333], grad_fn=<SoftmaxBackward0>)
         """
-        return TASKS[self.task].output(self(X))
+        return self.output(self(X))
+
+    def output(self, logits: Tensor) -> Tensor:
+        """The last activation: ``A2`` of logits that are already there."""
+        return TASKS[self.task].output(logits)
 
     def cost(
         self, logits: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean"
@@ -188,8 +192,8 @@ class TwoLayerNet(nn.Module):
         >>> TwoLayerNet.from_sequential(seq, task="multiclass")
         TwoLayerNet(2, 4, 3, activation='tanh', task='multiclass', init='he', backward='manual')
         """
-        layers = list(sequential)
-        names = {module: name for name, module in _MODULES.items()}
+        layers: list[Any] = list(sequential)
+        names: dict[type, str] = {module: name for name, module in _MODULES.items()}
         kinds = [type(layer) for layer in layers]
         if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[2] is not nn.Linear or kinds[1] not in names:
             expected = " or ".join(module.__name__ for module in names)

@@ -1,0 +1,18 @@
+"""Data sets that need no download, each a LightningDataModule: in Python, or by its name in a YAML file."""
+
+from twolayer.data.bundled import BreastCancer, Diabetes, Digits
+from twolayer.data.planar import Blobs, Circles, Flower, GaussianQuantiles, Moons, flower
+from twolayer.data.tabular import TabularDataModule
+
+__all__ = [
+    "Blobs",
+    "BreastCancer",
+    "Circles",
+    "Diabetes",
+    "Digits",
+    "Flower",
+    "GaussianQuantiles",
+    "Moons",
+    "TabularDataModule",
+    "flower",
+]

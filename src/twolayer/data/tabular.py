@@ -1,0 +1,164 @@
+"""Rows and targets that fit in memory: split once, by a seed, and served in batches."""
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from twolayer.checks import positive_int
+
+
+class BatchedTensors(TensorDataset):
+    """A TensorDataset that takes the rows of a batch in one go, which a DataLoader otherwise collates one by one.
+
+    >>> loader = DataLoader(BatchedTensors(torch.arange(5)), batch_size=3, collate_fn=as_it_is)
+    >>> next(iter(loader))
+    (tensor([0, 1, 2]),)
+    """
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return tuple(tensor[indices] for tensor in self.tensors)
+
+
+def as_it_is(batch: Any) -> Any:
+    """The ``collate_fn`` for batches that come whole."""
+    return batch
+
+
+class TabularDataModule(L.LightningDataModule):
+    """The base of data sets in memory: a subclass names its task and loads ``X, Y``.
+
+    The rows are split by a seed into training, validation and test, for classes with the same share of each class in
+    every part. Batches are ``(X, Y)`` in raw units: float32 inputs ``(m, in_features)``, and class indices ``(m,)``, or
+    float32 targets ``(m, out_features)`` for regression. ``predict`` covers every row, in the order of the set.
+
+    Args:
+        batch_size: examples in a batch; None for the whole split at once.
+        val_fraction, test_fraction: shares of the rows held out; 0 for none.
+        seed: of the split.
+        num_workers: processes that load batches; the rows are in memory, so 0 is quickest.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(
+        self,
+        batch_size: int | None = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size is not None:
+            positive_int("batch_size", batch_size)
+        for name, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
+            if not 0 <= fraction < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {fraction}")
+        if val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction + test_fraction must leave rows to train on, got {val_fraction + test_fraction}"
+            )
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.seed = seed
+        self.num_workers = num_workers
+
+    def load(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """All rows ``(m, in_features)`` and their targets: ``(m,)`` class indices, or values."""
+        raise NotImplementedError(f"{type(self).__name__} must define load()")
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All rows and targets, in the dtypes of the batches."""
+        X, Y = self.load()
+        if self.task == "regression":
+            return torch.tensor(X, dtype=torch.float32), torch.tensor(Y.reshape(len(X), -1), dtype=torch.float32)
+        return torch.tensor(X, dtype=torch.float32), torch.tensor(Y, dtype=torch.int64)
+
+    @property
+    def in_features(self) -> int:
+        return self.tensors[0].shape[1]
+
+    @property
+    def out_features(self) -> int:
+        Y = self.tensors[1]
+        return int(Y.max()) + 1 if self.task == "multiclass" else Y.reshape(len(Y), -1).shape[1]
+
+    @cached_property
+    def splits(self) -> dict[str, NDArray[np.int64]]:
+        """Row numbers of ``"train"``, ``"val"`` and ``"test"``."""
+        Y = self.tensors[1].numpy()
+        rest = np.arange(len(Y))
+        held_out = {}
+        for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+            size = round(fraction * len(Y))
+            held_out[name] = np.empty(0, dtype=np.int64)
+            if size:
+                stratify = None if self.task == "regression" else Y[rest]
+                rest, held_out[name] = train_test_split(rest, test_size=size, random_state=self.seed, stratify=stratify)
+        return {"train": rest, **held_out}
+
+    @property
+    def train_inputs(self) -> Tensor:
+        """The rows of the training split: what standardisation may look at."""
+        return self.tensors[0][self.splits["train"]]
+
+    @property
+    def train_targets(self) -> Tensor:
+        return self.tensors[1][self.splits["train"]]
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.splits["train"], shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._loader(self.splits["val"]) if len(self.splits["val"]) else []
+
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._loader(self.splits["test"]) if len(self.splits["test"]) else []
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._loader(np.arange(len(self.tensors[0])))
+
+    def _loader(self, rows: NDArray[np.int64], shuffle: bool = False) -> DataLoader:
+        return DataLoader(
+            BatchedTensors(*(tensor[rows] for tensor in self.tensors)),
+            batch_size=self.batch_size or len(rows),
+            shuffle=shuffle,
+            collate_fn=as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    # A checkpoint says what its split followed from, so that nobody tests on rows that it was trained on, unaware.
+
+    def state_dict(self) -> dict[str, Any]:
+        X = self.tensors[0]
+        return {
+            "data": type(self).__name__,
+            "rows": len(X),
+            "checksum": float(X.double().sum()),
+            "seed": self.seed,
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = self.state_dict()
+        differing = {key: value for key, value in state_dict.items() if here.get(key) != value}
+        if differing:
+            rank_zero_warn(
+                "the checkpoint was trained on another split, so rows held out here may have been trained on: it had "
+                + ", ".join(f"{key}={value!r} (here {here.get(key)!r})" for key, value in differing.items())
+            )
