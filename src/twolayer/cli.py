@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +33,45 @@ class ResumedOptions(Callback):
     """Decides, once a resume has restored its state, between that and the options of this run, and says what it took.
 
     Args:
-        optimizer_options: those of the optimizer that the command line gives: they count; others stay as restored.
-        patience: of early stopping, which would be restored too.
+        given: options of the command line: they count. Others stay as restored.
+        patience: of early stopping, which a resume would restore too.
     """
 
-    def __init__(self, optimizer_options: Sequence[str], patience: int) -> None:
-        self.optimizer_options = optimizer_options
+    def __init__(self, given: set[str], patience: int) -> None:
+        self.given = {option.replace(".init_args.", ".") for option in given}
         self.patience = patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, LitTwoLayer)
         for callback in trainer.early_stopping_callbacks:
             callback.patience = self.patience
-        for optimizer in trainer.optimizers:
+        optimizer, scheduler = pl_module.build_optimizer()
+        for group in trainer.optimizers[0].param_groups:
             for option, configured in optimizer.defaults.items():
-                for group in optimizer.param_groups:
-                    # A scheduler moves "lr" away from where it started.
-                    key = "initial_lr" if option == "lr" and "initial_lr" in group else option
-                    if group[key] == configured:
-                        continue
-                    if option in self.optimizer_options:
-                        rank_zero_info(
-                            f"optimizer {option}: {configured!r} as given (the checkpoint has {group[key]!r})"
+                # A scheduler moves "lr" away from where it started, and would move it on from there.
+                if option == "lr" and scheduler is not None:
+                    start = group["initial_lr"]
+                    if start != configured and "model.optimizer.lr" in self.given:
+                        raise ValueError(
+                            f"--model.optimizer.lr must be {start}, as in the checkpoint, got {configured}: "
+                            "with a scheduler, the rate follows from its state"
                         )
-                        group[key] = configured
-                    else:
-                        rank_zero_info(
-                            f"optimizer {option}: {group[key]!r} from the checkpoint (configured: {configured!r})"
-                        )
+                else:
+                    self._decide("model.optimizer", group, option, configured)
+        if scheduler is not None:
+            restored = vars(trainer.lr_scheduler_configs[0].scheduler)
+            for option in signature(type(scheduler)).parameters:
+                if option != "optimizer" and option in restored:
+                    self._decide("model.lr_scheduler", restored, option, vars(scheduler)[option])
+
+    def _decide(self, name: str, restored: dict[str, Any], option: str, configured: Any) -> None:
+        if restored[option] == configured:
+            return
+        if f"{name}.{option}" in self.given:
+            rank_zero_info(f"{name}.{option}: {configured!r} as given (the checkpoint has {restored[option]!r})")
+            restored[option] = configured
+        else:
+            rank_zero_info(f"{name}.{option}: {restored[option]!r} from the checkpoint (configured: {configured!r})")
 
 
 class TwoLayerCLI(LightningCLI):
@@ -114,17 +126,10 @@ class TwoLayerCLI(LightningCLI):
                     config.model[name] = value
 
     def before_fit(self) -> None:
-        if self.config[self.subcommand].ckpt_path is None:
-            return
-        for key in sorted(self.given):
-            if key.startswith("model.lr_scheduler") or key in ("model.optimizer", "model.optimizer.class_path"):
-                self.parser.error(f"--{key} has no effect beside --ckpt_path, which brings its own state of it")
-        options = [key.rpartition(".")[2] for key in self.given if key.startswith("model.optimizer.")]
-        if "lr" in options and self.model.lr_scheduler is not None:
-            self.parser.error("--model.optimizer.lr has no effect beside --ckpt_path where a scheduler sets the rate")
-        self.trainer.callbacks.append(  # type: ignore[attr-defined]
-            ResumedOptions(options, self.config[self.subcommand].early_stopping.patience)
-        )
+        config = self.config[self.subcommand]
+        if config.ckpt_path is not None:
+            callback = ResumedOptions(self.given, config.early_stopping.patience)
+            self.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Tests the best checkpoint on the held-out rows, if there are any, and says where it lies."""

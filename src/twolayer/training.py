@@ -1,6 +1,7 @@
 """Training with Lightning: ``LitTwoLayer``."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning as L
 import torch
@@ -96,6 +97,8 @@ class LitTwoLayer(L.LightningModule):
         self.standardize = standardize
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._optimizer_names: list[str] | None = None
+        self._resumed_names: list[str] | None = None
         self.net = TwoLayerNet(
             in_features,
             hidden_features,
@@ -125,14 +128,28 @@ class LitTwoLayer(L.LightningModule):
         """Predictions for raw rows, ``(..., out_features)``: probabilities, or values in raw units."""
         return self._predictions(self.net(self.standardize_inputs(X)))
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def build_optimizer(self) -> tuple[Optimizer, LRScheduler | ReduceLROnPlateau | None]:
+        """A fresh optimizer and its scheduler, if there is one, as configured."""
         optimizer = self.optimizer(self.net.parameters())
-        if self.lr_scheduler is None:
+        return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer, scheduler = self.build_optimizer()
+        self._optimizer_names = [type(optimizer).__name__, type(scheduler).__name__]
+        if self._resumed_names not in (None, self._optimizer_names):
+            raise ValueError(
+                f"optimizer and lr_scheduler must be {self._resumed_names}, whose state is in the checkpoint, "
+                f"got {self._optimizer_names}"
+            )
+        if scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "monitor": "val_loss"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["optimizer_names"] = self._optimizer_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed_names = checkpoint.get("optimizer_names")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, self.train_metrics, "train")
