@@ -171,8 +171,22 @@ class LitTwoLayer(L.LightningModule):
         J = self.net.cost(logits, Y if self.standardize_targets is None else self.standardize_targets(Y))
         self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(X))
         metrics.update(*self._for_metrics(self._predictions(logits.detach()), Y))
-        self.log_dict(metrics, batch_size=len(X), on_step=False, on_epoch=True)
         return J
+
+    # Once an epoch: logged in every step, the metrics cost more time than the step itself.
+
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics(self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics(self.test_metrics)
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute())
+        metrics.reset()
 
     def _predictions(self, logits: Tensor) -> Tensor:
         A2 = self.net.output(logits)

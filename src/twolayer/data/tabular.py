@@ -102,11 +102,11 @@ class TabularDataModule(L.LightningDataModule):
         Y = self.tensors[1].numpy()
         rest = np.arange(len(Y))
         held_out = {}
-        for name, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+        for name, fraction in (("val", self.val_fraction), ("test", self.test_fraction)):
             size = round(fraction * len(Y))
             held_out[name] = np.empty(0, dtype=np.int64)
             if size:
-                stratify = None if self.task == "regression" else Y[rest]
+                stratify = Y[rest] if self.task in ("binary", "multiclass") else None
                 rest, held_out[name] = train_test_split(rest, test_size=size, random_state=self.seed, stratify=stratify)
         return {"train": rest, **held_out}
 
