@@ -89,4 +89,5 @@ def _can_look_at(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.numel() > 0
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
     )

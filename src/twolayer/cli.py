@@ -126,6 +126,7 @@ class TwoLayerCLI(LightningCLI):
                     config.model[name] = value
 
     def before_fit(self) -> None:
+        rank_zero_info(f"{self.model.net}")
         config = self.config[self.subcommand]
         if config.ckpt_path is not None:
             callback = ResumedOptions(self.given, config.early_stopping.patience)

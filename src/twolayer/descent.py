@@ -74,6 +74,7 @@ def _trainable(net: TwoLayerNet) -> dict[str, Tensor]:
     return {name: V for name, V in net.named_parameters() if V.requires_grad}
 
 
+@torch.enable_grad()
 def _by_autograd(
     net: TwoLayerNet, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:

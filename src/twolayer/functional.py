@@ -5,147 +5,20 @@ Two ways to the same gradient, chosen by ``backward=``:
 ``"autograd"``
     PyTorch differentiates the forward pass.
 ``"manual"``
-    The notes' equations in two :class:`torch.autograd.Function`, which meet at the logits. The network takes the
-    ``∂J/∂Z2`` of whatever stands behind it through both layers; the cost hands ``A2 − Y`` to whatever stands before it.
+    The notes' equations, in the Functions of :mod:`twolayer.autograd`.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from twolayer import equations
 from twolayer.activations import ACTIVATIONS
+from twolayer.autograd import Cost, Network
 from twolayer.checks import check_features, check_parameters, one_of
 from twolayer.tasks import TASKS, check_label_smoothing, dense_targets, example_weights, smoothed
 
 BACKWARDS = ("autograd", "manual")
 REDUCTIONS = ("mean", "sum", "none")
-
-
-def _sum(*terms: Tensor | None) -> Tensor | None:
-    """The sum of the terms that are there: autograd writes a zero derivative as None."""
-    present = [term for term in terms if term is not None]
-    return sum(present[1:], present[0]) if present else None
-
-
-class _Network(Function):
-    """``(X, W1, b1, W2, b2) → (Z2, A1)``.
-
-    ``A1`` is an output rather than only kept, because the backward pass depends on it: a second derivative follows
-    that dependence through inputs and outputs and nothing else. What comes back along it, ``dA1``, joins ``dZ2 W2``.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-        A1 = equations.A1(equations.Z1(X, W1, b1), ACTIVATIONS[activation])
-        return equations.Z2(A1, W2, b2), A1
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        X, W1, _, W2, _, ctx.activation = inputs
-        ctx.save_for_backward(X, W1, W2, output[1])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:
-        X, W1, W2, A1 = ctx.saved_tensors
-        X_needs, W1_needs, b1_needs, W2_needs, b2_needs, _ = ctx.needs_input_grad
-        dX = dW1 = db1 = dW2 = db2 = None
-        if dZ2 is not None:
-            dW2 = equations.dW2(dZ2, A1) if W2_needs else None
-            db2 = equations.db2(dZ2) if b2_needs else None
-            if X_needs or W1_needs or b1_needs:
-                dA1 = _sum(equations.dA1(dZ2, W2), dA1)
-        if dA1 is not None:
-            dZ1 = equations.dZ1(dA1, A1, ACTIVATIONS[ctx.activation])
-            dW1 = equations.dW1(dZ1, X) if W1_needs else None
-            db1 = equations.db1(dZ1) if b1_needs else None
-            dX = equations.dX(dZ1, W1) if X_needs else None
-        return dX, dW1, db1, dW2, db2, None
-
-
-class _Cost(Function):
-    """``(Z2, Y) → L``, the loss of each example, with ``dZ2 = A2 − Y``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(Z2: Tensor, Y: Tensor, task: str) -> Tensor:
-        return TASKS[task].loss(Z2, Y)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        Z2, Y, ctx.task = inputs
-        ctx.save_for_backward(Z2, Y)
-
-    @staticmethod
-    def backward(ctx: Any, dL: Tensor) -> tuple[Tensor | None, ...]:
-        Z2, Y = ctx.saved_tensors
-        task = TASKS[ctx.task]
-        scale = dL.unsqueeze(-1)
-        return (
-            scale * task.error(Z2, Y) if ctx.needs_input_grad[0] else None,
-            scale * task.target_gradient(Z2, Y) if ctx.needs_input_grad[1] else None,
-            None,
-        )
-
-
-# Forward-mode derivatives stand in subclasses, for torch.compile refuses a Function that has a `jvp`. What is compiled
-# uses the classes above.
-
-
-class _NetworkWithJvp(_Network):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _Network.setup_context(ctx, inputs, output)
-        X, W1, _, W2, _, _ = inputs
-        ctx.save_for_forward(X, W1, W2, output[1])
-
-    @staticmethod
-    def jvp(
-        ctx: Any,
-        tX: Tensor | None,
-        tW1: Tensor | None,
-        tb1: Tensor | None,
-        tW2: Tensor | None,
-        tb2: Tensor | None,
-        _: None,
-    ) -> tuple[Tensor | None, Tensor]:
-        X, W1, W2, A1 = ctx.saved_tensors
-        m = X.shape[0]
-        tZ1 = _sum(
-            tX @ W1.mT if tX is not None else None,
-            X @ tW1.mT if tW1 is not None else None,
-            tb1.expand(m, -1) if tb1 is not None else None,
-        )
-        # Zeros, since PyTorch does not take None for the tangent of an output.
-        tA1 = torch.zeros_like(A1) if tZ1 is None else equations.dZ1(tZ1, A1, ACTIVATIONS[ctx.activation])
-        tZ2 = _sum(
-            tA1 @ W2.mT if tZ1 is not None else None,
-            A1 @ tW2.mT if tW2 is not None else None,
-            tb2.expand(m, -1) if tb2 is not None else None,
-        )
-        return tZ2, tA1
-
-
-class _CostWithJvp(_Cost):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _Cost.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0], inputs[1])
-
-    @staticmethod
-    def jvp(ctx: Any, tZ2: Tensor | None, tY: Tensor | None, _: None) -> Tensor | None:
-        Z2, Y = ctx.saved_tensors
-        task = TASKS[ctx.task]
-        return _sum(
-            (tZ2 * task.error(Z2, Y)).sum(-1) if tZ2 is not None else None,
-            (tY * task.target_gradient(Z2, Y)).sum(-1) if tY is not None else None,
-        )
 
 
 def logits(
@@ -186,8 +59,8 @@ def logits(
     if backward == "autograd":
         g = ACTIVATIONS[activation]
         return equations.Z2(equations.A1(equations.Z1(X, W1, b1), g), W2, b2)
-    network = _Network if torch.compiler.is_compiling() else _NetworkWithJvp
-    Z2, _ = network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
+    _keep_whole_in_graphs()
+    Z2, _ = Network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
     return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
 
 
@@ -235,7 +108,8 @@ def cost(
     if backward == "autograd":
         L = TASKS[task].loss(Z2, Y)
     else:
-        L = (_Cost if torch.compiler.is_compiling() else _CostWithJvp).apply(Z2, Y, task)
+        _keep_whole_in_graphs()
+        L = Cost.apply(Z2, Y, task)
     if reduction == "mean":
         return _weighted_mean(L, weights)
     L = L if weights is None else weights * L
@@ -317,6 +191,12 @@ def _targets_and_weights(
 
 def _weighted_mean(L: Tensor, weights: Tensor | None) -> Tensor:
     return L.mean() if weights is None else (weights * L).sum() / weights.sum()
+
+
+def _keep_whole_in_graphs() -> None:
+    """Makes torch.compile take the Functions as they are: Dynamo, when it traces this import, also performs it."""
+    if torch.compiler.is_compiling():
+        import twolayer.in_graph  # noqa: F401
 
 
 def _at_least_float32(Z2: Tensor) -> Tensor:

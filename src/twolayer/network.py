@@ -79,7 +79,7 @@ class TwoLayerNet(nn.Module):
         if class_weight is not None:
             class_weight = torch.as_tensor(class_weight, dtype=dtype or torch.get_default_dtype())
             check_class_weight(class_weight, task, out_features)
-            class_weight = class_weight.to(device)
+            class_weight = class_weight.to(device, copy=True)  # the caller's stays the caller's
         self.register_buffer("class_weight", class_weight)
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -148,21 +148,30 @@ class TwoLayerNet(nn.Module):
         Returns:
             ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
 
-        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`.
+        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`. The network is not called as a module:
+        its hooks do not run. Where one of them computes a weight, as under :mod:`torch.nn.utils.prune`, a RuntimeError
+        says so.
         """
         return functional.loss_and_grads(
             X,
             Y,
-            self.W1,
-            self.b1,
-            self.W2,
-            self.b2,
+            *self._current_parameters(),
             activation=self.activation,
             task=self.task,
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             label_smoothing=self.label_smoothing,
         )
+
+    def _current_parameters(self) -> tuple[Tensor, ...]:
+        """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
+        names = ("W1", "b1", "W2", "b2")
+        if stale := [name for name in names if name in vars(self)]:
+            raise RuntimeError(
+                f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
+                "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
+            )
+        return tuple(getattr(self, name) for name in names)
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
@@ -218,7 +227,7 @@ class TwoLayerNet(nn.Module):
             **options,
         )
         if net.class_weight is not None:
-            net.class_weight = torch.as_tensor(options["class_weight"]).to(first.weight)
+            net.class_weight = torch.as_tensor(options["class_weight"]).to(first.weight, copy=True)
         net.W1, net.b1, net.W2, net.b2 = first.weight, first.bias, second.weight, second.bias
         return net.train(sequential.training)
 
