@@ -40,11 +40,24 @@ def positive_int(argument: str, value: int) -> int:
     return value
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast converts what is on this device. PyTorch has no answer for meta tensors."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def check_parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> None:
-    """Raises ValueError unless the shapes are ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)``."""
+    """Raises ValueError or TypeError unless the shapes are ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)``, all else alike.
+
+    Under autocast, which converts them, any dtypes will do.
+    """
     if not (W1.ndim == W2.ndim == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
         shapes = ", ".join(str(tuple(p.shape)) for p in (W1, b1, W2, b2))
         raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
+    for name, p in (("b1", b1), ("W2", W2), ("b2", b2)):
+        if p.device != W1.device:
+            raise ValueError(f"{name} must be on the device of W1, {W1.device}, got {p.device}")
+        if p.dtype != W1.dtype and not autocast_enabled(W1.device):
+            raise TypeError(f"{name} must have the dtype of W1, {W1.dtype}, got {p.dtype}")
 
 
 def check_features(X: Tensor, W1: Tensor) -> None:
@@ -58,7 +71,7 @@ def check_features(X: Tensor, W1: Tensor) -> None:
         raise ValueError(f"X must have shape (..., {W1.shape[-1]}), got {tuple(X.shape)}")
     if X.device != W1.device:
         raise ValueError(f"X must be on the parameters' device {W1.device}, got {X.device}")
-    if X.dtype != W1.dtype and not (X.is_floating_point() and torch.is_autocast_enabled(X.device.type)):
+    if X.dtype != W1.dtype and not (X.is_floating_point() and autocast_enabled(X.device)):
         raise TypeError(f"X must have the parameters' dtype {W1.dtype}, got {X.dtype}")
 
 
@@ -73,7 +86,14 @@ def check_range(
 
 
 def check_weights(argument: str, weights: Tensor, zero_allowed: bool = True) -> None:
-    """Raises ValueError unless weights are finite, not negative and not all zero, or not zero at all."""
+    """Raises unless weights are real, finite, not negative and not all zero, or not zero at all.
+
+    Raises:
+        TypeError: they are complex.
+        ValueError: a value is wrong; they are looked at only where that costs nothing.
+    """
+    if weights.is_complex():
+        raise TypeError(f"{argument} must be real, got {weights.dtype}")
     if _can_look_at(weights):
         least, greatest = torch.aminmax(weights.detach())
         if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):

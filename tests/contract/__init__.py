@@ -1,0 +1,1 @@
+"""What works on ``nn.Sequential`` works on ``TwoLayerNet``: one file for each group of rows of ``docs/contract.md``."""
