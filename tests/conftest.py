@@ -2,6 +2,11 @@ import pytest
 import torch
 
 
+def pytest_configure() -> None:
+    # The problems are small: several threads would only wait for each other, for long where cores are few and busy.
+    torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -182,3 +182,16 @@ def test_it_descends_inside_no_grad_too(backward):
     with torch.no_grad():
         inside = gradient_descent(nets[0], p.X, p.Y, iterations=3)
     assert torch.equal(inside, gradient_descent(nets[1], p.X, p.Y, iterations=3))
+
+
+def test_weights_that_follow_from_others_are_refused_or_trained():
+    p = problem("tanh", "binary")
+    for backward in BACKWARDS:
+        net = p.net(backward=backward)
+        torch.nn.utils.parametrizations.weight_norm(net, "W1")
+        if backward == "autograd":
+            costs = gradient_descent(net, p.X, p.Y, learning_rate=0.1, iterations=5)
+            assert costs[-1] < costs[0]
+        else:
+            with pytest.raises(ValueError, match=r"net must hold its weights itself, got \['parametrizations.W1"):
+                gradient_descent(net, p.X, p.Y)

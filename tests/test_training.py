@@ -104,7 +104,7 @@ def test_a_checkpoint_loads_with_weights_only_and_predicts_on_raw_rows(trainer, 
     assert hyperparameters["activation"] == "tanh"
 
     loaded = LitTwoLayer.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval()
-    X, Y = module.tensors
+    X = module.tensors[0]
     with torch.no_grad():
         predicted = loaded(X)
         assert torch.equal(predicted, model.eval()(X))

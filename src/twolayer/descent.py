@@ -55,6 +55,10 @@ def gradient_descent(
     parameters = _trainable(net)
     if not parameters:
         raise ValueError("net must have a parameter that requires a gradient, got none")
+    if net.backward != "autograd" and (others := parameters.keys() - {"W1", "b1", "W2", "b2"}):
+        raise ValueError(
+            f"net must hold its weights itself, got {sorted(others)}, which they follow from: use backward='autograd'"
+        )
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)
     with _progress_bar(iterations) if progress else nullcontext() as show:
         for i in range(iterations):

@@ -8,14 +8,25 @@ Two ways to the same gradient, chosen by ``backward=``:
     The notes' equations, in the Functions of :mod:`twolayer.autograd`.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from twolayer import equations
+from twolayer import equations, streaming
 from twolayer.activations import ACTIVATIONS
 from twolayer.autograd import Cost, Network
-from twolayer.checks import check_features, check_parameters, one_of
-from twolayer.tasks import TASKS, check_label_smoothing, dense_targets, example_weights, smoothed
+from twolayer.checks import autocast_enabled, check_features, check_parameters, one_of, positive_int
+from twolayer.tasks import (
+    TASKS,
+    check_example_weights,
+    check_label_smoothing,
+    check_targets,
+    dense_targets,
+    example_weights,
+    smoothed,
+)
 
 BACKWARDS = ("autograd", "manual")
 REDUCTIONS = ("mean", "sum", "none")
@@ -104,7 +115,10 @@ def cost(
     one_of("reduction", reduction, REDUCTIONS)
     one_of("backward", backward, BACKWARDS)
     Z2 = _at_least_float32(logits)
-    Y, weights = _targets_and_weights(Y, Z2, task, sample_weight, class_weight, label_smoothing)
+    _check_targets(Y, Z2.shape, Z2.device, task, sample_weight, class_weight, label_smoothing)
+    Y = dense_targets(Y, Z2, task)
+    weights = example_weights(Y, task, sample_weight, class_weight)
+    Y = smoothed(Y, label_smoothing, task)
     if backward == "autograd":
         L = TASKS[task].loss(Z2, Y)
     else:
@@ -130,16 +144,23 @@ def loss_and_grads(
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
+    chunk_size: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The cost and its four gradients by the notes' equations, without any autograd graph: the quickest way.
 
-    Args: see :func:`logits` and :func:`cost`.
+    Args:
+        chunk_size: examples at a time. With None, more examples than fit a CPU's cache go in chunks that do, see
+            :func:`twolayer.streaming.default_chunk_size`; on a GPU, and inside torch.compile and torch.func, all go at
+            once. In chunks, memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
+            mapped from files that are larger than the memory.
+        others: see :func:`logits` and :func:`cost`.
 
     Returns:
         ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
 
     Raises:
         TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`.
+        RuntimeError: ``chunk_size`` inside torch.compile or torch.func, which chunks do not go through.
 
     >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
     >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
@@ -151,15 +172,31 @@ def loss_and_grads(
     one_of("task", task, TASKS)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
-    lead = X.shape[:-1]
-    X = X.reshape(-1, X.shape[-1]).to(W1.dtype)
-    with torch.autocast(X.device.type, enabled=False):
+    shape = (*X.shape[:-1], len(b2))
+    _check_targets(Y, shape, X.device, task, sample_weight, class_weight, label_smoothing)
+    X, Y = _flat(X.to(W1.dtype), Y, shape)
+    sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
+    with _no_autocast(X.device):
+        if _goes_in_chunks(X, W1, W2, chunk_size):
+            return streaming.loss_and_grads(
+                X,
+                Y,
+                W1,
+                b1,
+                W2,
+                b2,
+                activation=activation,
+                task=task,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                label_smoothing=label_smoothing,
+                chunk_size=chunk_size,
+            )
         A1 = equations.A1(equations.Z1(X, W1, b1), g)
         Z2 = _at_least_float32(equations.Z2(A1, W2, b2))
-        Y, weights = _targets_and_weights(
-            Y, Z2.reshape(*lead, len(b2)), task, sample_weight, class_weight, label_smoothing
-        )
-        Y, weights = Y.reshape(Z2.shape), None if weights is None else weights.reshape(-1)
+        Y = dense_targets(Y, Z2, task)
+        weights = example_weights(Y, task, sample_weight, class_weight)
+        Y = smoothed(Y, label_smoothing, task)
         J = _weighted_mean(TASKS[task].loss(Z2, Y), weights)
 
         share = 1 / len(X) if weights is None else (weights / weights.sum()).unsqueeze(-1)
@@ -173,20 +210,89 @@ def loss_and_grads(
         }
 
 
-def _targets_and_weights(
+@torch.no_grad()
+def per_sample_grad_norms(
+    X: Tensor,
     Y: Tensor,
-    Z2: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    *,
+    activation: str = "relu",
+    task: str = "binary",
+    label_smoothing: float = 0.0,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The norm of the gradient of each example's own loss, over all four parameters, for about the price of one pass.
+
+    The gradient of one example is made of outer products, ``dw1 = dz1 xᵀ`` and so on, and the norm of an outer
+    product is the product of the norms: ``‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1)``, under the root. No example's
+    gradient is ever formed. Weights of examples and classes play no part: they cancel in the mean over one example.
+
+    Args:
+        X: ``(..., n_x)``; ``Y``, ``task`` and ``label_smoothing`` as for :func:`cost`, others as for :func:`logits`.
+        chunk_size: examples at a time; None for as many as fit the cache.
+
+    Returns:
+        ``(...)``, in at least float32.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`.
+        RuntimeError: inside torch.compile or torch.func, which chunks do not go through.
+
+    >>> X, Y = torch.tensor([[3.0], [0.0]]), torch.tensor([1, 1])
+    >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1)
+    >>> per_sample_grad_norms(X, Y, W1, b1, W2, b2)  # dz2 = −½, dz1 = 0
+    tensor([1.5811, 0.5000])
+    """
+    one_of("activation", activation, ACTIVATIONS)
+    one_of("task", task, TASKS)
+    check_parameters(W1, b1, W2, b2)
+    check_features(X, W1)
+    shape = (*X.shape[:-1], len(b2))
+    _check_targets(Y, shape, X.device, task, None, None, label_smoothing)
+    _goes_in_chunks(X, W1, W2, chunk_size or len(X))
+    X, Y = _flat(X.to(W1.dtype), Y, shape)
+    options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
+    with _no_autocast(X.device):
+        return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
+
+
+def _flat(X: Tensor, Y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """``X`` as ``(m, n_x)``, and ``Y`` as ``(m,)`` or ``(m, n_y)``."""
+    return X.reshape(-1, X.shape[-1]), Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
+
+
+def _goes_in_chunks(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None) -> bool:
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if chunk_size is None:
+        if transformed or X.device.type != "cpu":
+            return False
+        (n_h, n_x), n_y = W1.shape, len(W2)
+        return len(X) > streaming.default_chunk_size(n_x, n_h, n_y, W1.element_size())
+    positive_int("chunk_size", chunk_size)
+    if transformed:
+        raise RuntimeError("chunks do not go through torch.compile and torch.func: leave chunk_size out there")
+    return True
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
+
+
+def _check_targets(
+    Y: Tensor,
+    shape: tuple[int, ...],
+    device: torch.device,
     task: str,
     sample_weight: Tensor | None,
     class_weight: Tensor | None,
     label_smoothing: float,
-) -> tuple[Tensor, Tensor | None]:
+) -> None:
     check_label_smoothing(label_smoothing, task)
-    if Z2.numel() == 0:
-        raise ValueError(f"the batch is empty (logits of shape {tuple(Z2.shape)}): its mean cost does not exist")
-    Y = dense_targets(Y, Z2, task)
-    weights = example_weights(Y, task, sample_weight, class_weight)
-    return smoothed(Y, label_smoothing, task), weights
+    check_targets(Y, shape, device, task)
+    check_example_weights(sample_weight, class_weight, shape, device, task)
 
 
 def _weighted_mean(L: Tensor, weights: Tensor | None) -> Tensor:
@@ -205,8 +311,8 @@ def _at_least_float32(Z2: Tensor) -> Tensor:
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    device = tensors[0].device
+    if not autocast_enabled(device):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

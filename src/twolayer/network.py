@@ -139,7 +139,7 @@ class TwoLayerNet(nn.Module):
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
 
     def loss_and_grads(
-        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None
+        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, chunk_size: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost and its gradients by the notes' equations, with no autograd graph: the quickest way to both.
 
@@ -161,6 +161,27 @@ class TwoLayerNet(nn.Module):
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             label_smoothing=self.label_smoothing,
+            chunk_size=chunk_size,
+        )
+
+    def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
+        """The norm of the gradient of each example's own loss: which examples pull, for about the price of one pass.
+
+        Arguments, formula and errors: see :func:`twolayer.functional.per_sample_grad_norms`; hooks as for
+        :meth:`loss_and_grads`.
+
+        >>> net = TwoLayerNet(2, 4, 1)
+        >>> net.per_sample_grad_norms(torch.ones(5, 2), torch.ones(5)).shape
+        torch.Size([5])
+        """
+        return functional.per_sample_grad_norms(
+            X,
+            Y,
+            *self._current_parameters(),
+            activation=self.activation,
+            task=self.task,
+            label_smoothing=self.label_smoothing,
+            chunk_size=chunk_size,
         )
 
     def _current_parameters(self) -> tuple[Tensor, ...]:

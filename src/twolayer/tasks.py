@@ -74,6 +74,42 @@ TASKS = {
 }
 
 
+def check_targets(Y: Tensor, shape: tuple[int, ...], device: torch.device, task: str) -> None:
+    """Raises unless ``Y`` are targets for logits of that shape, ``(..., n_y)``, and device.
+
+    Raises:
+        TypeError: ``Y`` is no tensor, or its dtype cannot hold such targets.
+        ValueError: its shape or device does not fit, there are no examples, or a value is outside [0, 1] (looked at on
+            a CPU only: on a GPU that would be a synchronisation in every step).
+        IndexError: a class index is outside [0, n_y).
+    """
+    *lead, n_y = shape
+    if 0 in lead:
+        raise ValueError(f"X and logits must hold at least one example, got logits of shape {tuple(shape)}")
+    if not isinstance(Y, Tensor):
+        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
+    if Y.device != device:
+        raise ValueError(f"Y must be on the logits' device {device}, got {Y.device}")
+    if task == "binary" and n_y != 1:
+        raise ValueError(f"logits must have one output for task 'binary', got {n_y}; 'multilabel' has several")
+    if task == "multiclass" and not Y.is_floating_point():
+        if Y.dtype is torch.bool or Y.is_complex():
+            raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
+        if list(Y.shape) != lead:
+            raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
+        check_range("Y", Y, 0, n_y - 1, f"{n_y} classes", IndexError)
+        return
+    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
+        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
+    if list(Y.shape) != [*lead, n_y] and not (n_y == 1 and list(Y.shape) == lead):
+        also = (
+            f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
+        )
+        raise ValueError(f"Y must have shape {tuple(shape)}{also} for task {task!r}, got {tuple(Y.shape)}")
+    if task != "regression":
+        check_range("Y", Y, 0, 1, f"task {task!r}")
+
+
 def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     """Targets in the logits' shape and dtype: what ``dZ2 = A2 − Y`` subtracts.
 
@@ -83,52 +119,20 @@ def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
         logits: ``Z2``, ``(..., n_y)``.
         task: a key of ``TASKS``.
 
-    Raises:
-        TypeError: ``Y`` is no tensor, or its dtype cannot hold such targets.
-        ValueError: its shape does not fit the logits, or a value is outside [0, 1] (looked at on a CPU only: on a GPU
-            that would be a synchronisation in every step).
-        IndexError: a class index is outside [0, n_y).
-
     >>> dense_targets(torch.tensor([2, 0]), torch.zeros(2, 3), "multiclass")
     tensor([[0., 0., 1.],
             [1., 0., 0.]])
     """
-    lead, n_y = logits.shape[:-1], logits.shape[-1]
-    if not isinstance(Y, Tensor):
-        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
-    if Y.device != logits.device:
-        raise ValueError(f"Y must be on the logits' device {logits.device}, got {Y.device}")
-    if task == "binary" and n_y != 1:
-        raise ValueError(f"logits must have one output for task 'binary', got {n_y}; 'multilabel' has several")
     if task == "multiclass" and not Y.is_floating_point():
-        return _one_hot(Y, logits)
-    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
-        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
-    if n_y == 1 and Y.shape == lead:
-        Y = Y.unsqueeze(-1)
-    if Y.shape != logits.shape:
-        also = (
-            f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
-        )
-        raise ValueError(f"Y must have shape {tuple(logits.shape)}{also} for task {task!r}, got {tuple(Y.shape)}")
-    if task != "regression":
-        check_range("Y", Y, 0, 1, f"task {task!r}")
-    return Y.to(logits.dtype)
-
-
-def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
-    lead, n_y = logits.shape[:-1], logits.shape[-1]
-    if labels.dtype is torch.bool or labels.is_complex():
-        raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {labels.dtype}")
-    if labels.shape != lead:
-        raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(labels.shape)}")
-    check_range("Y", labels, 0, n_y - 1, f"{n_y} classes", IndexError)
-    indices = labels.long().unsqueeze(-1)
-    return torch.zeros_like(logits).scatter(-1, indices, torch.ones_like(indices, dtype=logits.dtype))
+        indices = Y.long().unsqueeze(-1)
+        return torch.zeros_like(logits).scatter(-1, indices, torch.ones_like(indices, dtype=logits.dtype))
+    return (Y if Y.ndim == logits.ndim else Y.unsqueeze(-1)).to(logits.dtype)
 
 
 def check_label_smoothing(label_smoothing: float, task: str) -> None:
-    """Raises ValueError unless ``label_smoothing`` is in [0, 1), and 0 for regression."""
+    """Raises ValueError or TypeError unless ``label_smoothing`` is a number in [0, 1), and 0 for regression."""
+    if not isinstance(label_smoothing, int | float):
+        raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if label_smoothing and task == "regression":
@@ -161,29 +165,45 @@ def example_weights(
         sample_weight: ``(...)``, not negative, not all zero.
         class_weight: ``(2,)`` for binary (of class 0 and of class 1), ``(n_y,)`` for multiclass; positive.
 
-    Raises:
-        TypeError: a weight is no tensor.
-        ValueError: a shape is wrong, a value is (CPU only), or the task has no classes.
-
     >>> example_weights(torch.tensor([[0.0], [1.0]]), "binary", class_weight=torch.tensor([1.0, 3.0]))
     tensor([1., 3.])
     """
     weights = None
     if class_weight is not None:
-        check_class_weight(class_weight, task, Y.shape[-1])
         by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
         weights = by_class @ class_weight.to(Y)
     if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor):
-            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
-        if sample_weight.shape != Y.shape[:-1]:
-            raise ValueError(f"sample_weight must have shape {tuple(Y.shape[:-1])}, got {tuple(sample_weight.shape)}")
-        if sample_weight.device != Y.device:
-            raise ValueError(f"sample_weight must be on Y's device {Y.device}, got {sample_weight.device}")
-        check_weights("sample_weight", sample_weight)
         sample_weight = sample_weight.to(Y.dtype)
         weights = sample_weight if weights is None else weights * sample_weight
     return weights
+
+
+def check_example_weights(
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    task: str,
+) -> None:
+    """Raises unless the weights fit logits of that shape, ``(..., n_y)``, and device.
+
+    Raises:
+        TypeError: a weight is no tensor.
+        ValueError: a shape or device is wrong, a value is (CPU only), or the task has no classes.
+    """
+    *lead, n_y = shape
+    if class_weight is not None:
+        check_class_weight(class_weight, task, n_y)
+        if class_weight.device != device:
+            raise ValueError(f"class_weight must be on Y's device {device}, got {class_weight.device}")
+    if sample_weight is not None:
+        if not isinstance(sample_weight, Tensor):
+            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
+        if list(sample_weight.shape) != lead:
+            raise ValueError(f"sample_weight must have shape {tuple(lead)}, got {tuple(sample_weight.shape)}")
+        if sample_weight.device != device:
+            raise ValueError(f"sample_weight must be on Y's device {device}, got {sample_weight.device}")
+        check_weights("sample_weight", sample_weight)
 
 
 def check_class_weight(class_weight: Tensor, task: str, n_y: int) -> None:

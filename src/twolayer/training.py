@@ -169,7 +169,11 @@ class LitTwoLayer(L.LightningModule):
         if self.standardize_targets is not None:
             Y = Y.reshape(logits.shape)
         J = self.net.cost(logits, Y if self.standardize_targets is None else self.standardize_targets(Y))
-        self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(X))
+        # Of all processes where something is decided by it; a training step does not wait for the others' logs.
+        everywhere = stage != "train"
+        self.log(
+            f"{stage}_loss", J, prog_bar=True, on_epoch=True, on_step=False, batch_size=len(X), sync_dist=everywhere
+        )
         metrics.update(*self._for_metrics(self._predictions(logits.detach()), Y))
         return J
 
