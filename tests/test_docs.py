@@ -81,7 +81,7 @@ def test_the_readme_s_command_lines_parse(capsys):
     from twolayer import cli
 
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("python train.py")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         words = [str(ROOT / word) if word.startswith("configs/") else word for word in shlex.split(line)[2:]]
         with pytest.raises(SystemExit) as stopped:

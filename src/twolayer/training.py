@@ -169,11 +169,7 @@ class LitTwoLayer(L.LightningModule):
         if self.standardize_targets is not None:
             Y = Y.reshape(logits.shape)
         J = self.net.cost(logits, Y if self.standardize_targets is None else self.standardize_targets(Y))
-        # Of all processes where something is decided by it; a training step does not wait for the others' logs.
-        everywhere = stage != "train"
-        self.log(
-            f"{stage}_loss", J, prog_bar=True, on_epoch=True, on_step=False, batch_size=len(X), sync_dist=everywhere
-        )
+        self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(X))
         metrics.update(*self._for_metrics(self._predictions(logits.detach()), Y))
         return J
 
@@ -189,7 +185,7 @@ class LitTwoLayer(L.LightningModule):
         self._log_metrics(self.test_metrics)
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute())
+        self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
 
     def _predictions(self, logits: Tensor) -> Tensor:
