@@ -227,6 +227,13 @@ def test_a_scheduler_s_option_beside_a_checkpoint_is_used():
     assert changed.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.5)
 
 
+def test_a_learning_rate_beside_a_checkpoint_is_used_with_reduce_on_plateau_too():
+    options = ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.lr_scheduler.patience=30"]
+    trained = fit(*options)
+    changed = fit(*options, "--model.optimizer.lr=0.5", "--ckpt_path", str(last_of(trained)), epochs=3)
+    assert changed.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -48,8 +48,8 @@ class ResumedOptions(Callback):
         optimizer, scheduler = pl_module.build_optimizer()
         for group in trainer.optimizers[0].param_groups:
             for option, configured in optimizer.defaults.items():
-                # A scheduler moves "lr" away from where it started, and would move it on from there.
-                if option == "lr" and scheduler is not None:
+                # A scheduler that keeps where "lr" started computes it from there.
+                if option == "lr" and "initial_lr" in group:
                     start = group["initial_lr"]
                     if start != configured and "model.optimizer.lr" in self.given:
                         raise ValueError(
