@@ -3,7 +3,6 @@
 ``python benchmarks/ensemble.py`` prints the table and writes it to ``results/ensemble.md`` beside this file.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -74,16 +74,6 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def machine() -> str:
-    names = [line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, one thread"
-
-
-def cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
 def main() -> None:
     torch.set_num_threads(1)  # two would wait for each other longer than these small networks take
     page = f"""# An ensemble at once
@@ -97,7 +87,7 @@ Milliseconds for the gradients of the costs of several networks on one batch: in
 |---|---|---:|---:|---:|---:|
 {table()}
 
-PyTorch {torch.__version__}, Python {platform.python_version()}, {machine()}.
+{machine()}
 """
     print(page)
     RESULTS.parent.mkdir(exist_ok=True)
