@@ -146,7 +146,7 @@ def loss_and_grads(
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The cost and its four gradients by the notes' equations, without any autograd graph: the quickest way.
+    """The cost and its four gradients by the notes' equations, without any autograd graph.
 
     Args:
         chunk_size: examples at a time. With None, more examples than fit a CPU's cache go in chunks that do, see
@@ -224,7 +224,7 @@ def per_sample_grad_norms(
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """The norm of the gradient of each example's own loss, over all four parameters, for about the price of one pass.
+    """The norm of the gradient of each example's own loss, over all four parameters, in one pass.
 
     The gradient of one example is made of outer products, ``dw1 = dz1 xᵀ`` and so on, and the norm of an outer
     product is the product of the norms: ``‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1)``, under the root. No example's

@@ -141,7 +141,7 @@ class TwoLayerNet(nn.Module):
     def loss_and_grads(
         self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, chunk_size: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cost and its gradients by the notes' equations, with no autograd graph: the quickest way to both.
+        """The cost and its gradients by the notes' equations, with no autograd graph.
 
         The mode in ``backward`` has no say here: there is no graph for it to act on. Nothing is written to ``.grad``.
 
@@ -165,7 +165,7 @@ class TwoLayerNet(nn.Module):
         )
 
     def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
-        """The norm of the gradient of each example's own loss: which examples pull, for about the price of one pass.
+        """The norm of the gradient of each example's own loss: which examples pull, in one pass.
 
         Arguments, formula and errors: see :func:`twolayer.functional.per_sample_grad_norms`; hooks as for
         :meth:`loss_and_grads`.
