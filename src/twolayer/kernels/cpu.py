@@ -1,7 +1,7 @@
 """The pass as one program for the CPU: ``cpu.cpp``, compiled on and for this machine when it is first used.
 
-That takes some seconds and a C++ compiler (``$CXX``, or ``c++``, ``g++`` or ``clang++`` in the path); the library is kept in
-``$XDG_CACHE_HOME/twolayer``. Where there is no compiler, the pass runs in PyTorch's operators.
+That takes some seconds and a C++ compiler (``$CXX``, or ``c++``, ``g++`` or ``clang++`` in the path). The library is
+kept in ``$XDG_CACHE_HOME/twolayer``. Where there is no compiler, the pass runs in PyTorch's operators.
 """
 
 import ctypes
