@@ -29,7 +29,7 @@ NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-mar
 
 # Their places in the enums of cpu.cpp.
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
-TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression"])}
+TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression", "pairing"])}
 DTYPES = {
     torch.float32: 1,
     torch.float64: 2,
@@ -38,7 +38,7 @@ DTYPES = {
     torch.uint8: 5,
     torch.bool: 5,
 }
-ARGUMENTS = struct.Struct("=14q11q2d")
+ARGUMENTS = struct.Struct("=14q12q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
@@ -131,6 +131,7 @@ def loss_and_grads(
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
+    reduction: str = "mean",
     input_gradient: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it.
@@ -161,6 +162,7 @@ def loss_and_grads(
             TASKS[task],
             DTYPES[Y.dtype],
             task != "multiclass" or Y.is_floating_point(),
+            reduction == "mean",
             max(1, min(torch.get_num_threads(), work // WORTH_A_THREAD)),
             label_smoothing,
             LEAKY_RELU_SLOPE,
