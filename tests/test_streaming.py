@@ -126,7 +126,7 @@ def test_net_and_functional_hand_the_chunk_size_on(chunk_size):
 def test_many_examples_go_in_chunks_unasked(monkeypatch):
     seen = []
     monkeypatch.setattr(streaming, "loss_and_grads", lambda *args, **options: seen.append(options) or (None, None))
-    net = TwoLayerNet(2, 3, 1)
+    net = TwoLayerNet(2, 3, 1, kernel="torch")
     few = chunks.default_chunk_size(2, 3, 1)
     net.loss_and_grads(torch.zeros(few, 2), torch.zeros(few))
     assert not seen

@@ -153,9 +153,11 @@ def _targets_and_shares(
     """Dense targets, and the share of each example in ``J``: the same for all, or ``(m, 1)``."""
     Y = dense_targets(Y, Z2, task)
     weights = example_weights(Y, task, sample_weight, class_weight)
-    share = 1 / len(Z2) if weights is None else (weights / weights.sum()).unsqueeze(-1)
+    share: Tensor | float
     if reduction == "sum":
         share = 1.0 if weights is None else weights.unsqueeze(-1)
+    else:
+        share = 1 / len(Z2) if weights is None else (weights / weights.sum()).unsqueeze(-1)
     return smoothed(Y, label_smoothing, task), share
 
 

@@ -28,10 +28,17 @@ Tensors = tuple[Any, ...]
 
 
 def logits(
-    X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, activation: str, chunk_size: int | None
+    X: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    activation: str,
+    chunk_size: int | None,
+    kernel: str | None,
 ) -> Tensor:
     """``Z2``, ``(m, n_y)``, in at least float32."""
-    return Logits.apply(*_at_least_float32(X, W1, b1, W2, b2), activation, chunk_size)
+    return Logits.apply(*_at_least_float32(X, W1, b1, W2, b2), activation, chunk_size, kernel)
 
 
 def loss(
@@ -48,6 +55,7 @@ def loss(
     label_smoothing: float,
     reduction: str,
     chunk_size: int | None,
+    kernel: str | None,
 ) -> Tensor:
     """``J``, in one pass together with its gradients where these are what is wanted.
 
@@ -56,7 +64,7 @@ def loss(
     network, targets = (X, W1, b1, W2, b2), (Y, sample_weight, class_weight)
     if reduction == "none" or not _any_moves(*network) or _any_moves(*targets):
         return at_once.cost(
-            logits(*network, activation, chunk_size),
+            logits(*network, activation, chunk_size, kernel),
             Y,
             task=task,
             sample_weight=sample_weight,
@@ -65,7 +73,7 @@ def loss(
             reduction=reduction,
             loss=lambda Z2, Y: Cost.apply(Z2, Y, task),
         )
-    options = Options(activation, task, label_smoothing, reduction, chunk_size, _any_moves(X))
+    options = Options(activation, task, label_smoothing, reduction, chunk_size, _any_moves(X), kernel)
     X, *parameters = _at_least_float32(*network)
     return Gradients.apply(X, Y, *parameters, sample_weight, class_weight, options)[0]
 
@@ -117,11 +125,11 @@ class Logits(Function):
 
     @staticmethod
     def forward(X: Tensor, *others: Any) -> Tensor:
-        return operators.logits(X, *others)[0]
+        return operators.logits(X, *others[:-1])[0]  # the kernel is one of the backward pass
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *network, ctx.activation, ctx.chunk_size = inputs
+        *network, ctx.activation, ctx.chunk_size, ctx.kernel = inputs
         ctx.save_for_backward(*network)
         ctx.save_for_forward(*network)
 
@@ -129,9 +137,9 @@ class Logits(Function):
     def backward(ctx: Any, dZ2: Tensor) -> Tensors:
         X, *parameters = ctx.saved_tensors
         input_gradient = ctx.needs_input_grad[0] or _any_moves(X)
-        options = Options(ctx.activation, chunk_size=ctx.chunk_size, input_gradient=input_gradient)
+        options = Options(ctx.activation, chunk_size=ctx.chunk_size, input_gradient=input_gradient, kernel=ctx.kernel)
         _, *gradients = Gradients.apply(X, dZ2, *parameters, None, None, options)
-        return *gradients, None, None
+        return *gradients, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tX: Tensor | None, *others: Tensor | None) -> Tensor:
@@ -143,7 +151,7 @@ class Logits(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        (Z2,) = _mapped(operators.logits, in_dims, args[:5], args[5:])
+        (Z2,) = _mapped(operators.logits, in_dims, args[:5], args[5:7])
         return Z2, 0
 
 

@@ -15,10 +15,12 @@ Three ways to the same gradient, chosen by ``backward=``:
 What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from twolayer import at_once, autograd_streamed, chunks, streaming
+from twolayer import at_once, autograd_streamed, passes, streaming
 from twolayer.activations import ACTIVATIONS
 from twolayer.autograd import Cost, Network
 from twolayer.checks import (
@@ -32,6 +34,7 @@ from twolayer.checks import (
 )
 from twolayer.tasks import TASKS, check_example_weights, check_label_smoothing, check_targets
 
+kernel_for = passes.kernel_for
 BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -46,6 +49,7 @@ def logits(
     activation: str = "relu",
     backward: str = "manual",
     chunk_size: int | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     """The network's output before its last activation: ``Z2 = g(X W1ᵀ + b1) W2ᵀ + b2``.
 
@@ -56,6 +60,7 @@ def logits(
         activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
         backward: ``"manual"``, ``"autograd"`` or ``"streamed"``.
         chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
+        kernel: of the backward pass in mode ``"streamed"``, see :func:`kernel_for`.
 
     Returns:
         ``(..., n_y)``, in the dtype of the inputs, or autocast's where that is enabled.
@@ -71,7 +76,7 @@ def logits(
     """
     one_of("activation", activation, ACTIVATIONS)
     one_of("backward", backward, BACKWARDS)
-    check_chunk_size(chunk_size, backward)
+    check_pass(chunk_size, kernel, backward)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
     if backward == "autograd" or (backward == "streamed" and torch.compiler.is_exporting()):
@@ -79,7 +84,8 @@ def logits(
     _keep_whole_in_graphs()
     rows = X.reshape(-1, X.shape[-1])
     if backward == "streamed":
-        Z2 = autograd_streamed.logits(rows, W1, b1, W2, b2, activation, chunk_size).to(_dtype_of_logits(W1))
+        Z2 = autograd_streamed.logits(rows, W1, b1, W2, b2, activation, chunk_size, kernel)
+        Z2 = Z2.to(_dtype_of_logits(W1))
     else:
         Z2, _ = Network.apply(*_autocast(rows, W1, b1, W2, b2), activation)
     return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
@@ -154,13 +160,15 @@ def loss(
     reduction: str = "mean",
     backward: str = "manual",
     chunk_size: int | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     """The cost ``J`` of the network: :func:`cost` of :func:`logits`, and with ``backward="streamed"`` both in one pass.
 
     That pass computes the gradients too, where any is wanted; what comes in from behind scales them. With reduction
     ``"none"``, and for gradients along ``Y`` or weights, logits and gradients take a pass each.
 
-    Arguments and errors: see :func:`logits` and :func:`cost`.
+    Arguments and errors: see :func:`logits`, :func:`cost` and, for ``kernel`` in mode ``"streamed"``,
+    :func:`kernel_for`.
 
     >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
     >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1, requires_grad=True), torch.zeros(1)
@@ -169,7 +177,7 @@ def loss(
     (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
     """
     if backward != "streamed" or torch.compiler.is_exporting():
-        Z2 = logits(X, W1, b1, W2, b2, activation=activation, backward=backward, chunk_size=chunk_size)
+        Z2 = logits(X, W1, b1, W2, b2, activation=activation, backward=backward, chunk_size=chunk_size, kernel=kernel)
         return cost(
             Z2,
             Y,
@@ -181,11 +189,11 @@ def loss(
             backward=backward,
         )
     one_of("reduction", reduction, REDUCTIONS)
-    check_chunk_size(chunk_size, backward)
+    check_pass(chunk_size, kernel, backward)
     shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
     X, Y, sample_weight = _flat(X, Y, sample_weight, shape)
     _keep_whole_in_graphs()
-    options = (activation, task, label_smoothing, reduction, chunk_size)
+    options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
     J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
@@ -205,13 +213,16 @@ def loss_and_grads(
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
+    kernel: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The cost and its four gradients by the notes' equations, without any autograd graph.
 
     Args:
-        chunk_size: examples at a time. With None, more examples than :func:`twolayer.chunks.default_chunk_size` go in
-            chunks of so many; inside torch.compile and torch.func, all go at once. In chunks, memory does not grow with
-            ``m``, sums are kept in float64, and ``X`` and ``Y`` may be mapped from files larger than the memory.
+        chunk_size: examples at a time. With None, as many as :func:`twolayer.chunks.default_chunk_size` says, or as
+            the kernel takes. So memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
+            mapped from files larger than the memory. Inside torch.compile and torch.func, all go at once.
+        kernel: ``"torch"`` for PyTorch's operators, ``"cpu"`` for the compiled kernel, or None for the faster of those
+            that can run; :func:`kernel_for` says which one that is.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:
@@ -219,7 +230,8 @@ def loss_and_grads(
 
     Raises:
         TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`.
-        RuntimeError: ``chunk_size`` inside torch.compile or torch.func, which chunks do not go through.
+        RuntimeError: ``chunk_size`` or ``kernel`` inside torch.compile or torch.func, which neither goes through, or a
+            ``kernel`` that cannot run here.
 
     >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
     >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
@@ -227,25 +239,23 @@ def loss_and_grads(
     >>> J, grads["W2"]
     (tensor(0.3832), tensor([[-0.2424]]))
     """
+    check_pass(chunk_size, kernel)
     shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
     X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
-    in_chunks = _goes_in_chunks(X, W1, W2, chunk_size)
-    options = {"chunk_size": chunk_size} if in_chunks else {}
+    options: dict[str, Any] = {
+        "activation": activation,
+        "task": task,
+        "sample_weight": sample_weight,
+        "class_weight": class_weight,
+        "label_smoothing": label_smoothing,
+    }
+    if _transformed():
+        if chunk_size is not None or kernel is not None:
+            raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
+        with no_autocast(X.device):
+            return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
     with no_autocast(X.device):
-        return (streaming if in_chunks else at_once).loss_and_grads(
-            X,
-            Y,
-            W1,
-            b1,
-            W2,
-            b2,
-            activation=activation,
-            task=task,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            label_smoothing=label_smoothing,
-            **options,
-        )
+        return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
 
 
 @torch.no_grad()
@@ -290,7 +300,7 @@ def hvp(
     >>> hvp(X, Y, W1, b1, W2, b2, v, task="regression")["W2"]  # the mean of a1
     tensor([[0.5000]])
     """
-    check_chunk_size(chunk_size)
+    check_pass(chunk_size)
     shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
     parameters = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
     check_direction(v, parameters)
@@ -339,19 +349,28 @@ def per_sample_grad_norms(
     tensor([1.5811, 0.5000])
     """
     shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
-    _goes_in_chunks(X, W1, W2, chunk_size or len(X))
+    check_pass(chunk_size)
+    if _transformed():
+        raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
     X, Y, _ = _flat(X.to(W1.dtype), Y, None, shape)
     options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
     with no_autocast(X.device):
         return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
 
 
-def check_chunk_size(chunk_size: int | None, backward: str = "streamed") -> None:
-    """Raises TypeError or ValueError unless it is None or a positive number of examples for mode ``"streamed"``."""
+def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
+    """Raises unless these say how a pass in constant memory is to run, if this is one, or are None.
+
+    Raises:
+        TypeError, ValueError: ``chunk_size`` is no positive integer, there is no such ``kernel``, the two do not go
+            together, or the mode is not ``"streamed"``.
+    """
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-        if backward != "streamed":
-            raise ValueError(f"chunk_size must be None unless backward='streamed', got {chunk_size} and {backward!r}")
+    passes.check_kernel(kernel, chunk_size)
+    for name, value in {"chunk_size": chunk_size, "kernel": kernel}.items():
+        if value is not None and backward != "streamed":
+            raise ValueError(f"{name} must be None unless backward='streamed', got {value!r} and {backward!r}")
 
 
 def _check_all(
@@ -385,17 +404,8 @@ def _flat(
     return X.reshape(-1, X.shape[-1]), Y, None if sample_weight is None else sample_weight.reshape(-1)
 
 
-def _goes_in_chunks(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None) -> bool:
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if chunk_size is None:
-        if transformed:
-            return False
-        (n_h, n_x), n_y = W1.shape, len(W2)
-        return len(X) > chunks.default_chunk_size(n_x, n_h, n_y, W1.element_size(), W1.device.type)
-    positive_int("chunk_size", chunk_size)
-    if transformed:
-        raise RuntimeError("chunks do not go through torch.compile and torch.func: leave chunk_size out there")
-    return True
+def _transformed() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _check_targets(

@@ -33,6 +33,8 @@ class TwoLayerNet(nn.Module):
         class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
         label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
         chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
+        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, or None for the
+            fastest that can, see :func:`twolayer.functional.kernel_for`.
         generator: source of the random start, for a start that can be repeated.
         device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
 
@@ -45,7 +47,7 @@ class TwoLayerNet(nn.Module):
     torch.Size([2, 1])
     >>> net.loss(X, Y).backward()
     >>> J, grads = net.loss_and_grads(X, Y)
-    >>> torch.equal(grads["W1"], net.W1.grad)
+    >>> torch.allclose(grads["W1"], net.W1.grad)
     True
     """
 
@@ -62,6 +64,7 @@ class TwoLayerNet(nn.Module):
         class_weight: Tensor | list[float] | None = None,
         label_smoothing: float = 0.0,
         chunk_size: int | None = None,
+        kernel: str | None = None,
         generator: Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -78,7 +81,9 @@ class TwoLayerNet(nn.Module):
         self.label_smoothing = label_smoothing
         check_label_smoothing(label_smoothing, task)
         self.chunk_size = chunk_size
-        functional.check_chunk_size(chunk_size, backward)
+        self.kernel = kernel
+        functional.check_pass(chunk_size, None, backward)
+        functional.check_pass(chunk_size, kernel)
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         if class_weight is not None:
@@ -113,6 +118,7 @@ class TwoLayerNet(nn.Module):
             "activation": self.activation,
             "backward": self.backward,
             "chunk_size": self.chunk_size,
+            "kernel": self.kernel if self.backward == "streamed" else None,
         }
         if Y is None:
             return functional.logits(X, *network, **options)
@@ -171,12 +177,18 @@ class TwoLayerNet(nn.Module):
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
 
     def loss_and_grads(
-        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, chunk_size: int | None = None
+        self,
+        X: Tensor,
+        Y: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        chunk_size: int | None = None,
+        kernel: str | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost and its gradients by the notes' equations, with no autograd graph.
 
         The mode in ``backward`` has no say here: there is no graph for it to act on. Nothing is written to ``.grad``.
-        Without a ``chunk_size``, the network's own counts.
+        Without a ``chunk_size`` or ``kernel``, the network's own counts.
 
         Returns:
             ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
@@ -195,6 +207,7 @@ class TwoLayerNet(nn.Module):
             class_weight=self.class_weight,
             label_smoothing=self.label_smoothing,
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
+            kernel=self.kernel if kernel is None else kernel,
         )
 
     def hvp(
