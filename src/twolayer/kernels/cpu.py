@@ -38,7 +38,7 @@ DTYPES = {
     torch.uint8: 5,
     torch.bool: 5,
 }
-ARGUMENTS = struct.Struct("=14q12q2d")
+ARGUMENTS = struct.Struct("=15q12q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
@@ -148,11 +148,12 @@ def loss_and_grads(
         class_weight = class_weight.to(torch.float32).contiguous()
     grads = {name: torch.empty_like(V) for name, V in parameters.items()}
     dX = X.new_empty(m, n_x) if input_gradient else None
-    cost = torch.empty(2, dtype=torch.float64)
+    J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
     failed = library.twolayer_pass(
         ARGUMENTS.pack(
-            *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), cost)),
+            *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), J)),
+            ctypes.addressof(divisor),
             m,
             n_x,
             n_h,
@@ -172,8 +173,8 @@ def loss_and_grads(
     if failed:
         raise MemoryError("the CPU kernel got no memory")
     if dX is not None:
-        grads["X"] = dX.div_(cost[1])
-    return cost[0].float(), grads
+        grads["X"] = dX.div_(divisor.value)
+    return J, grads
 
 
 def _address(V: Tensor | None) -> int:
