@@ -71,7 +71,8 @@ def loss_and_grads(
     A1 = equations.A1(equations.Z1(X, W1, b1), g)
     Z2 = at_least_float32(equations.Z2(A1, W2, b2))
     Y, share = _targets_and_shares(Y, Z2, task, sample_weight, class_weight, label_smoothing, reduction)
-    J = (share * COSTS[task].loss(Z2, Y).unsqueeze(-1)).sum()
+    L = COSTS[task].loss(Z2, Y)
+    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else L.sum() * share
     dZ2 = (share * COSTS[task].error(Z2, Y)).to(A1.dtype)
     dZ1 = equations.dZ1(equations.dA1(dZ2, W2), A1, g)
     grads = {
@@ -153,9 +154,11 @@ def _targets_and_shares(
     """Dense targets, and the share of each example in ``J``: the same for all, or ``(m, 1)``."""
     Y = dense_targets(Y, Z2, task)
     weights = example_weights(Y, task, sample_weight, class_weight)
-    share = 1 / len(Z2) if weights is None else (weights / weights.sum()).unsqueeze(-1)
+    share: Tensor | float
     if reduction == "sum":
         share = 1.0 if weights is None else weights.unsqueeze(-1)
+    else:
+        share = 1 / len(Z2) if weights is None else (weights / weights.sum()).unsqueeze(-1)
     return smoothed(Y, label_smoothing, task), share
 
 

@@ -74,12 +74,25 @@ def _shape_of_logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, *_: Any) -> 
     return [_like(W1, X.shape[0], W2.shape[0])]
 
 
-def _loss_and_grads(by: Any, *arguments: Any) -> list[Tensor]:
+def _loss_and_grads(
+    by: Any,
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    *options: Any,
+) -> list[Tensor]:
     """``J``, then ``dX`` if the options say so, then the gradients of the parameters."""
-    X, Y, W1, b1, W2, b2, *weights = arguments[:8]
+    weights = {"sample_weight": sample_weight, "class_weight": class_weight}
     with no_autocast(X.device):
-        J, grads = by.loss_and_grads(X, Y, W1, b1, W2, b2, **_keywords(weights, arguments[8:]))
-    return [J, *(grads[name] for name in ("X", "W1", "b1", "W2", "b2") if name in grads)]
+        J, grads = by.loss_and_grads(
+            X, Y, W1, b1, W2, b2, **weights, **dict(zip(Options._fields, options, strict=True))
+        )
+    return [J, *_in_order(grads)]
 
 
 def _shapes_of_loss_and_grads(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
@@ -87,13 +100,23 @@ def _shapes_of_loss_and_grads(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor
     return [_like(parameters[0]), *([_empty(X)] if options.input_gradient else []), *map(_empty, parameters)]
 
 
-def _hvp(by: Any, *arguments: Any) -> list[Tensor]:
+def _hvp(
+    by: Any,
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    *others: Any,
+) -> list[Tensor]:
     """The product, in the order of the arguments: along ``X`` and ``Y`` as the options say, and the parameters."""
-    X, Y, W1, b1, W2, b2, *weights = arguments[:8]
-    tX, tY, tW1, tb1, tW2, tb2 = arguments[8:14]
+    direction, options = others[:6], dict(zip(Options._fields, others[6:], strict=True))
+    weights = {"sample_weight": sample_weight, "class_weight": class_weight}
     with no_autocast(X.device):
-        product = by.hvp(X, Y, W1, b1, W2, b2, tX, tY, tW1, tb1, tW2, tb2, **_keywords(weights, arguments[14:]))
-    return [product[name] for name in ("X", "Y", "W1", "b1", "W2", "b2") if name in product]
+        return _in_order(by.hvp(X, Y, W1, b1, W2, b2, *direction, **weights, **options))
 
 
 def _shapes_of_hvp(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
@@ -103,8 +126,8 @@ def _shapes_of_hvp(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
     return [*hX, *hY, *map(_empty, parameters)]
 
 
-def _keywords(weights: list[Any], options: tuple[Any, ...]) -> dict[str, Any]:
-    return {"sample_weight": weights[0], "class_weight": weights[1], **Options(*options)._asdict()}
+def _in_order(by_name: dict[str, Tensor]) -> list[Tensor]:
+    return [by_name[name] for name in ("X", "Y", "W1", "b1", "W2", "b2") if name in by_name]
 
 
 def _empty(V: Tensor) -> Tensor:
