@@ -54,7 +54,7 @@ def _tanh_second(A: Tensor) -> Tensor:
 
 
 def _relu_prime(A: Tensor) -> Tensor:
-    return F.threshold(A.sign(), 0, 0)  # A > 0, several times as fast as a comparison
+    return A.sign()  # 0 or 1, for A is not negative; several times as fast as a comparison
 
 
 def _leaky_relu_prime(A: Tensor) -> Tensor:
