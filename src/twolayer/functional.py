@@ -88,7 +88,7 @@ def logits(
         Z2 = Z2.to(_dtype_of_logits(W1))
     else:
         Z2, _ = Network.apply(*_autocast(rows, W1, b1, W2, b2), activation)
-    return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
 
 
 def cost(

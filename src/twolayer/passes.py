@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from twolayer import at_once, streaming
+from twolayer import streaming
 from twolayer.checks import one_of
-from twolayer.chunks import default_chunk_size
 from twolayer.kernels import cpu
 
 KERNELS = ("torch", "cpu")
@@ -72,14 +71,8 @@ def loss_and_grads(
     kernel: str | None = None,
     **options: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names.
-
-    In PyTorch's operators, examples that are no more than one chunk go at once.
-    """
+    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names."""
     options["sample_weight"] = sample_weight
     if kernel_for(X, Y, W1, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel) == "cpu":
         return cpu.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    (m, n_x), (n_y, n_h) = X.shape, W2.shape
-    if chunk_size is None and m <= default_chunk_size(n_x, n_h, n_y, W1.itemsize, W1.device.type):
-        return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
     return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)
