@@ -198,7 +198,6 @@ def loss(
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
-@torch.no_grad()
 def loss_and_grads(
     X: Tensor,
     Y: Tensor,
@@ -252,10 +251,9 @@ def loss_and_grads(
     if _transformed():
         if chunk_size is not None or kernel is not None:
             raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
-        with no_autocast(X.device):
+        with torch.no_grad(), no_autocast(X.device):
             return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    with no_autocast(X.device):
-        return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
+    return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
 
 
 @torch.no_grad()
@@ -400,6 +398,8 @@ def _flat(
     X: Tensor, Y: Tensor, sample_weight: Tensor | None, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``X`` as ``(m, n_x)``, ``Y`` as ``(m,)`` or ``(m, n_y)``, and the weights as ``(m,)``."""
+    if len(shape) == 2:
+        return X, Y, sample_weight
     Y = Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
     return X.reshape(-1, X.shape[-1]), Y, None if sample_weight is None else sample_weight.reshape(-1)
 

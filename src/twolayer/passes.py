@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from twolayer import streaming
-from twolayer.checks import one_of
+from twolayer.checks import no_autocast, one_of
 from twolayer.kernels import cpu
 
 KERNELS = ("torch", "cpu")
@@ -75,4 +75,5 @@ def loss_and_grads(
     options["sample_weight"] = sample_weight
     if kernel_for(X, Y, W1, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel) == "cpu":
         return cpu.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)
+    with no_autocast(W1.device):
+        return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)

@@ -67,9 +67,9 @@ inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
 inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
 inline float sum(vec x) {
-    float s = 0;
-    for (long i = 0; i < VL; i++) s += x[i];
-    return s;
+    for (long half = VL / 2; half; half /= 2)
+        for (long i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
 }
 
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
@@ -243,14 +243,10 @@ struct Network {
     }
 };
 
-float number(const void *p, long dtype, long i) {
-    switch (dtype) {
-    case FLOAT32: return static_cast<const float *>(p)[i];
-    case FLOAT64: return static_cast<float>(static_cast<const double *>(p)[i]);
-    case INT64: return static_cast<float>(static_cast<const int64_t *>(p)[i]);
-    case INT32: return static_cast<float>(static_cast<const int32_t *>(p)[i]);
-    default: return static_cast<const uint8_t *>(p)[i];
-    }
+// Targets of n rows, dense and as floats: Y[r][j], or whether Y[r] is class j.
+template <class T> void dense(const T *from, long stride, bool is_dense, long n, long n_y, long ldz, float *Y) {
+    for (long r = 0; r < n; r++, from += stride)
+        for (long j = 0; j < n_y; j++) Y[r * ldz + j] = is_dense ? static_cast<float>(from[j]) : from[0] == T(j);
 }
 
 // What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
@@ -366,10 +362,16 @@ struct Part {
         const long n_y = net.n_y, ldz = net.ldz;
         const float smooth = static_cast<float>(a.label_smoothing);
         const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? n_y : 2);
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < n_y; j++)
-                Y[r * ldz + j] = a.Y_is_dense ? number(a.Y, a.Y_dtype, (first + r) * a.Y_stride + j)
-                                              : number(a.Y, a.Y_dtype, (first + r) * a.Y_stride) == j;
+        auto load = [&](auto *from) {
+            dense(from + first * a.Y_stride, a.Y_stride, a.Y_is_dense, n, n_y, ldz, Y.get());
+        };
+        switch (a.Y_dtype) {
+        case FLOAT32: load(static_cast<const float *>(a.Y)); break;
+        case FLOAT64: load(static_cast<const double *>(a.Y)); break;
+        case INT64: load(static_cast<const int64_t *>(a.Y)); break;
+        case INT32: load(static_cast<const int32_t *>(a.Y)); break;
+        default: load(static_cast<const uint8_t *>(a.Y));
+        }
         auto weight_of = [&](long r) {
             double w = a.sample_weight ? a.sample_weight[first + r] : 1;
             const float *y = &Y[r * ldz], *c = a.class_weight;

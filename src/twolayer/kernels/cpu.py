@@ -100,9 +100,8 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
     """What keeps the kernel from a call, or None. Compiles it if it can run and is not compiled yet."""
     if W1.device.type != "cpu":
         return f"it runs on a CPU, and W1 is on {W1.device}"
-    for name, V in (("X", X), ("W1", W1)):
-        if V.dtype != torch.float32:
-            return f"it computes in float32, and {name} is {V.dtype}"
+    if not W1.dtype == X.dtype == torch.float32:
+        return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
     for name, V in (("X", X), ("W1", W1), ("Y", Y)):
         if type(V) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(V):
             return f"it reads memory, and {name} has none of its own inside a transform"
