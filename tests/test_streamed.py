@@ -82,6 +82,7 @@ def test_hvp_is_that_of_autograd(activation, task, n_x, weighted, device):
 def test_the_whole_hessian_is_symmetric_and_moves_the_inputs_too(activation, task, by):
     p = problem(activation, "multilabel" if task == PAIRING else task, m=M, soft=True)
     J = loss_of(p, "autograd")
+    p.Y = p.Y if task == "regression" else 0.7 * p.Y  # rows of probabilities that do not sum to one
     if task == PAIRING:
 
         def J(X, W1, b1, W2, b2, Y):
@@ -221,6 +222,28 @@ def test_derivatives_three_deep(activation, task, weighted):
             J = J * sum((dV * random_like(dV)).sum() for dV in values[-1])
         found.append([V.detach() for level in values for V in level])
     assert_equal(*found, 1e-10)
+
+
+@pytest.mark.parametrize("backwards", range(4))
+def test_three_deep_forwards_and_backwards(backwards):
+    """Three directional derivatives, the innermost backwards or not and so on: none is mapped over."""
+    p = problem("tanh", "multiclass", m=M, soft=True)
+    directions = [[random_like(V, 10 * level + seed) for seed, V in enumerate(p.network)] for level in range(3)]
+
+    def along(f, direction, forwards):
+        if forwards:
+            return lambda *x: func.jvp(f, x, tuple(direction))[1]
+        gradient = func.grad(f, tuple(range(5)))
+        return lambda *x: sum((dV * tV).sum() for dV, tV in zip(gradient(*x), direction, strict=True))
+
+    def third(backward):
+        J = loss_of(p, backward)
+        f = lambda *network: J(*network, p.Y)  # noqa: E731
+        for level, direction in enumerate(directions):
+            f = along(f, direction, forwards=level != backwards)
+        return f(*p.network)
+
+    assert_equal([third("streamed")], [third("autograd")])
 
 
 @pytest.mark.parametrize("transforms", [(func.jacfwd, func.jacrev), (func.jacrev, func.jacfwd), (func.jacrev,) * 2])
