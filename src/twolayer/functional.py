@@ -20,6 +20,7 @@ from torch import Tensor
 
 from twolayer import at_once, autograd_streamed, chunks, streaming
 from twolayer.activations import ACTIVATIONS
+from twolayer.arguments import check_chunk_size, check_cost, check_network_and_cost, in_rows
 from twolayer.autograd import Cost, Network
 from twolayer.checks import (
     autocast_enabled,
@@ -30,7 +31,7 @@ from twolayer.checks import (
     one_of,
     positive_int,
 )
-from twolayer.tasks import TASKS, check_example_weights, check_label_smoothing, check_targets
+from twolayer.tasks import TASKS
 
 BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
@@ -124,7 +125,7 @@ def cost(
     one_of("task", task, TASKS)
     one_of("reduction", reduction, REDUCTIONS)
     one_of("backward", backward, BACKWARDS)
-    _check_targets(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
+    check_cost(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
     _keep_whole_in_graphs()
     return at_once.cost(
         logits,
@@ -182,8 +183,8 @@ def loss(
         )
     one_of("reduction", reduction, REDUCTIONS)
     check_chunk_size(chunk_size, backward)
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = _flat(X, Y, sample_weight, shape)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = in_rows(X, Y, sample_weight, shape)
     _keep_whole_in_graphs()
     options = (activation, task, label_smoothing, reduction, chunk_size)
     J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
@@ -227,8 +228,8 @@ def loss_and_grads(
     >>> J, grads["W2"]
     (tensor(0.3832), tensor([[-0.2424]]))
     """
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
     in_chunks = _goes_in_chunks(X, W1, W2, chunk_size)
     options = {"chunk_size": chunk_size} if in_chunks else {}
     with no_autocast(X.device):
@@ -291,10 +292,10 @@ def hvp(
     tensor([[0.5000]])
     """
     check_chunk_size(chunk_size)
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
     parameters = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
     check_direction(v, parameters)
-    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
     _keep_whole_in_graphs()
     options = (activation, task, label_smoothing, chunk_size)
     tW1, tb1, tW2, tb2 = (v[name] for name in parameters)
@@ -338,51 +339,12 @@ def per_sample_grad_norms(
     >>> per_sample_grad_norms(X, Y, W1, b1, W2, b2)  # dz2 = −½, dz1 = 0
     tensor([1.5811, 0.5000])
     """
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
     _goes_in_chunks(X, W1, W2, chunk_size or len(X))
-    X, Y, _ = _flat(X.to(W1.dtype), Y, None, shape)
+    X, Y, _ = in_rows(X.to(W1.dtype), Y, None, shape)
     options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
     with no_autocast(X.device):
         return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
-
-
-def check_chunk_size(chunk_size: int | None, backward: str = "streamed") -> None:
-    """Raises TypeError or ValueError unless it is None or a positive number of examples for mode ``"streamed"``."""
-    if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
-        if backward != "streamed":
-            raise ValueError(f"chunk_size must be None unless backward='streamed', got {chunk_size} and {backward!r}")
-
-
-def _check_all(
-    X: Tensor,
-    Y: Tensor,
-    W1: Tensor,
-    b1: Tensor,
-    W2: Tensor,
-    b2: Tensor,
-    activation: str,
-    task: str,
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-) -> tuple[int, ...]:
-    """Checks what goes into the whole network and its cost, and gives the shape of the logits."""
-    one_of("activation", activation, ACTIVATIONS)
-    one_of("task", task, TASKS)
-    check_parameters(W1, b1, W2, b2)
-    check_features(X, W1)
-    shape = (*X.shape[:-1], b2.shape[0])
-    _check_targets(Y, shape, X.device, task, sample_weight, class_weight, label_smoothing)
-    return shape
-
-
-def _flat(
-    X: Tensor, Y: Tensor, sample_weight: Tensor | None, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``X`` as ``(m, n_x)``, ``Y`` as ``(m,)`` or ``(m, n_y)``, and the weights as ``(m,)``."""
-    Y = Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
-    return X.reshape(-1, X.shape[-1]), Y, None if sample_weight is None else sample_weight.reshape(-1)
 
 
 def _goes_in_chunks(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None) -> bool:
@@ -396,20 +358,6 @@ def _goes_in_chunks(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None) -
     if transformed:
         raise RuntimeError("chunks do not go through torch.compile and torch.func: leave chunk_size out there")
     return True
-
-
-def _check_targets(
-    Y: Tensor,
-    shape: tuple[int, ...],
-    device: torch.device,
-    task: str,
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-) -> None:
-    check_label_smoothing(label_smoothing, task)
-    check_targets(Y, shape, device, task)
-    check_example_weights(sample_weight, class_weight, shape, device, task)
 
 
 def _keep_whole_in_graphs() -> None:

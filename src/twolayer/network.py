@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from twolayer import functional
 from twolayer.activations import ACTIVATIONS, LEAKY_RELU_SLOPE
+from twolayer.arguments import check_chunk_size
 from twolayer.checks import one_of, positive_int
 from twolayer.initialization import INITIALIZATIONS, initialize
 from twolayer.tasks import TASKS, check_class_weight, check_label_smoothing
@@ -78,7 +79,7 @@ class TwoLayerNet(nn.Module):
         self.label_smoothing = label_smoothing
         check_label_smoothing(label_smoothing, task)
         self.chunk_size = chunk_size
-        functional.check_chunk_size(chunk_size, backward)
+        check_chunk_size(chunk_size, backward)
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         if class_weight is not None:
