@@ -168,7 +168,8 @@ class Sums:
     """Sums over all chunks: of some chunks in their own dtype, in ``parts``, and of those in float64."""
 
     def __init__(self, chunks: Chunks, *shapes: tuple[int, ...]) -> None:
-        self.parts = [chunks.buffer(*shape) for shape in shapes]
+        # Single numbers are summed in float64 from the start: it costs nothing.
+        self.parts = [chunks.buffer(*shape).to(chunks.dtype if shape else torch.float64) for shape in shapes]
         self.totals = [part.to(torch.float64, copy=True) for part in self.parts]
         self.every = max(1, min(64, ROWS_IN_FLOAT32 // chunks.rows))
         self.count = 0

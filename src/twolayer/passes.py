@@ -9,16 +9,26 @@ from typing import Any
 from torch import Tensor
 
 from twolayer import streaming
-from twolayer.checks import no_autocast, one_of
+from twolayer.checks import no_autocast, one_of, positive_int
 from twolayer.kernels import cpu
 
 KERNELS = ("torch", "cpu")
 
 
-def check_kernel(kernel: str | None, chunk_size: int | None) -> None:
-    """Raises ValueError unless it is None or the name of a kernel, and of one that takes the ``chunk_size``."""
+def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
+    """Raises unless these say how a pass in constant memory is to run, if this is one, or are None.
+
+    Raises:
+        TypeError, ValueError: ``chunk_size`` is no positive integer, there is no such ``kernel``, the two do not go
+            together, or the mode is not ``"streamed"``.
+    """
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
     if kernel is not None and one_of("kernel", kernel, KERNELS) != "torch" and chunk_size is not None:
         raise ValueError(f"chunk_size must be None for kernel {kernel!r}, which sees to that itself, got {chunk_size}")
+    for name, value in (("chunk_size", chunk_size), ("kernel", kernel)):
+        if value is not None and backward != "streamed":
+            raise ValueError(f"{name} must be None unless backward='streamed', got {value!r} and {backward!r}")
 
 
 def kernel_for(
@@ -49,7 +59,7 @@ def kernel_for(
     >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), chunk_size=2)
     'torch'
     """
-    check_kernel(kernel, chunk_size)
+    check_pass(chunk_size, kernel)
     if kernel == "torch" or (kernel is None and chunk_size is not None):
         return "torch"
     reason = cpu.why_not(X, Y, W1, sample_weight)
