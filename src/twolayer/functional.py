@@ -36,6 +36,8 @@ from twolayer.tasks import TASKS
 BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
+
 
 def logits(
     X: Tensor,
@@ -75,7 +77,7 @@ def logits(
     check_chunk_size(chunk_size, backward)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
-    if backward == "autograd" or (backward == "streamed" and torch.compiler.is_exporting()):
+    if backward == "autograd" or (backward == "streamed" and _is_exporting()):
         return at_once.logits(X, W1, b1, W2, b2, activation=activation)
     _keep_whole_in_graphs()
     rows = X.reshape(-1, X.shape[-1])
@@ -169,7 +171,7 @@ def loss(
     >>> J, torch.autograd.grad(J, W2)[0]
     (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
     """
-    if backward != "streamed" or torch.compiler.is_exporting():
+    if backward != "streamed" or _is_exporting():
         Z2 = logits(X, W1, b1, W2, b2, activation=activation, backward=backward, chunk_size=chunk_size)
         return cost(
             Z2,

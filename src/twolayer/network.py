@@ -318,5 +318,6 @@ class TwoLayerNet(nn.Module):
         return net.train(sequential.training)
 
     def extra_repr(self) -> str:
-        names = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("activation", "task", "init", "backward"))
+        options = ("activation", "task", "init", "backward", *(("chunk_size",) if self.chunk_size else ()))
+        names = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
         return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"
