@@ -181,7 +181,7 @@ def hvp(
         torch.mm(RdZ2, chunks.W2, out=RdA1).addmm_(dZ2, tW2)
         RdZ1 = chunks.times_prime(RdA1, A1, RdA1)
         if second is not None:
-            RdZ1 += RZ1.mul_(dA1).mul_(second(A1))
+            RdZ1.addcmul_(RZ1.mul_(dA1), second(A1))
         hW1.addmm_(X_.mT, RdZ1)
         if not narrow:
             hb1 += RdZ1.sum(0)
