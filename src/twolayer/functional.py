@@ -288,8 +288,8 @@ def hvp(
 
     Args:
         v: ``{"W1": …, "b1": …, "W2": …, "b2": …}``, in the parameters' shapes and dtypes.
-        chunk_size: examples at a time; None for :func:`twolayer.chunks.default_chunk_size`. ``torch.vmap``, which
-            takes several ``v``, takes all examples at once.
+        chunk_size: examples at a time; None for a quarter of :func:`twolayer.chunks.default_chunk_size`, or all if they
+            fit one of those. ``torch.vmap``, which takes several ``v``, takes all examples at once.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:
