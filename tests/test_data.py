@@ -94,12 +94,6 @@ def test_an_epoch_shows_every_training_row_once_uneven_last_batch_included():
     assert torch.equal(seen.sort(0).values, module.train_inputs.sort(0).values)
 
 
-def test_workers_serve_the_same_rows():
-    module = data.Blobs(n_samples=50, batch_size=16, num_workers=1)
-    seen = torch.cat([X for X, _ in module.predict_dataloader()])
-    assert torch.equal(seen, module.tensors[0])
-
-
 def test_predict_covers_all_rows_in_their_order():
     module = data.Diabetes()
     X = torch.cat([X for X, _ in module.predict_dataloader()])

@@ -1,12 +1,17 @@
 """Training with Lightning: ``LitTwoLayer``."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
@@ -21,10 +26,17 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanSquaredError, R2Score
 
+from twolayer.blocks import aligned_steps, why_not_in_blocks
+from twolayer.checks import positive_int
+from twolayer.descent import by_autograd
+from twolayer.loading import Block
 from twolayer.network import TwoLayerNet
 from twolayer.standardization import Standardize
 
 Batch = tuple[Tensor, Tensor]
+
+BLOCK_ROWS = 4096
+"""Of a block on a CPU, about as many as stay in its cache."""
 
 
 def metrics_for(task: str, out_features: int) -> MetricCollection:
@@ -66,11 +78,17 @@ class LitTwoLayer(L.LightningModule):
             as for :class:`~twolayer.TwoLayerNet`.
         standardize: whether to.
         optimizer: called with the parameters: a class of :mod:`torch.optim`, a ``functools.partial`` of one, or, in a
-            YAML file, its ``class_path`` and ``init_args``.
+            YAML file, its ``class_path`` and ``init_args``. The fused form, where there is one, unless it is told how.
         lr_scheduler: called with the optimizer, likewise; stepped after every epoch. ``ReduceLROnPlateau`` watches
             ``val_loss``.
+        steps_per_call: optimiser steps in one call of ``training_step``, for which the loader of a
+            :class:`~twolayer.data.TabularDataModule` then brings a :class:`~twolayer.loading.Block` of batches, see
+            :meth:`block_size`. None for Lightning's own step, a batch at a time.
+        train_metrics: whether to compute the metrics of the task on the training batches as well, each before its step,
+            which costs about as much as the step itself.
 
-    Logs ``train_loss``, ``val_loss``, ``test_loss`` and the metrics of the task with the same prefixes.
+    Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
+    with the same prefixes, each beside the count of optimiser steps.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -91,10 +109,13 @@ class LitTwoLayer(L.LightningModule):
         standardize: bool = True,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        steps_per_call: int | None = 16,
+        train_metrics: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "steps_per_call", "train_metrics"])
         self.standardize = standardize
+        self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._optimizer_names: list[str] | None = None
@@ -113,7 +134,10 @@ class LitTwoLayer(L.LightningModule):
         self.standardize_inputs = Standardize(in_features)
         self.standardize_targets = Standardize(out_features) if task == "regression" else None
         metrics = metrics_for(task, out_features)
-        self.train_metrics = metrics.clone(prefix="train_")
+        self.train_metrics = metrics.clone(prefix="train_") if train_metrics else None
+        self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
+        self._examples = 0
+        self._in_block = False
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
 
@@ -131,6 +155,7 @@ class LitTwoLayer(L.LightningModule):
     def build_optimizer(self) -> tuple[Optimizer, LRScheduler | ReduceLROnPlateau | None]:
         """A fresh optimizer and its scheduler, if there is one, as configured."""
         optimizer = self.optimizer(self.net.parameters())
+        _fuse(optimizer)
         return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -151,8 +176,102 @@ class LitTwoLayer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_names = checkpoint.get("optimizer_names")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, self.train_metrics, "train")
+    def training_step(self, batch: Batch | Block, batch_idx: int) -> Tensor:
+        if isinstance(batch, Block):
+            return self._take_steps(batch)
+        X, T, Y = self._prepared(*batch)
+        if self.train_metrics is not None:
+            self._evaluate(self.train_metrics, X, T, Y)
+        J = self.net.loss(X, T)
+        self._count(J.detach(), len(X))
+        return J
+
+    # For Lightning, a block is a batch. It calls `optimizer_step`, that calls a closure, and that `training_step` and
+    # `backward`; and it counts one step. The steps of a block are in `training_step`, so the others stand aside.
+
+    def block_size(self, steps: int, batch_size: int) -> int | None:
+        """How many batches a loader should bring at once; None for one at a time, and no block.
+
+        It is ``steps_per_call``, or less: as few as hold about 4096 rows, since more would leave the processor's cache;
+        as few as it takes for blocks to end where Lightning has to come in between, for ``max_steps`` or for a
+        checkpoint. Where something asks for every single batch, such as the accumulation of gradients or a callback,
+        it is None. The run says so.
+
+        Args:
+            steps: batches in an epoch.
+            batch_size: rows in each.
+        """
+        if self.steps_per_call is None:
+            return None
+        if reason := why_not_in_blocks(self.trainer, self, LitTwoLayer):
+            rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
+            return None
+        most = self.steps_per_call
+        if self.device.type == "cpu":
+            most = min(most, max(1, BLOCK_ROWS // batch_size))
+        size = aligned_steps(self.trainer, most, steps)
+        if size < most:
+            rank_zero_info(f"steps_per_call: {size}, to end where max_steps and checkpoints ask (configured: {most})")
+        return size
+
+    def on_train_batch_start(self, batch: Batch | Block, batch_idx: int) -> None:
+        self._in_block = isinstance(batch, Block)
+        if self._in_block and (reason := why_not_in_blocks(self.trainer, self, LitTwoLayer)):
+            raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        if not self._in_block:
+            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        assert optimizer_closure is not None
+        model = self.trainer.model
+        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+            optimizer_closure()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self._in_block:
+            super().backward(loss, *args, **kwargs)
+
+    def _take_steps(self, block: Block) -> Tensor:
+        """An optimiser step for each batch of the block; returns their mean cost."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        block = block._replace(tensors=self._prepared(*block.tensors))
+        progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        total = torch.zeros((), device=self.device)
+        examples = 0
+        for X, T, Y in block.batches():
+            if examples:
+                progress.increment_by(1)  # the step before; of the last one Lightning knows
+            if self.train_metrics is not None:
+                self._evaluate(self.train_metrics, X, T, Y)
+            J = optimizer.step(closure=partial(self._gradients, X, T))
+            total = total + J * len(X)
+            examples += len(X)
+        mean = total / examples
+        self._count(mean, examples)
+        return mean
+
+    def _gradients(self, X: Tensor, T: Tensor) -> Tensor:
+        """Puts the gradients of a batch where the optimizer looks for them, and returns the cost."""
+        net = self.net
+        parameters = dict(net.named_parameters())
+        by_equations = (
+            net.backward != "autograd"
+            and parameters.keys() == {"W1", "b1", "W2", "b2"}
+            and not torch.is_autocast_enabled(X.device.type)  # it has no say in what builds no graph
+        )
+        J, grads = net.loss_and_grads(X, T) if by_equations else by_autograd(net, X, T)
+        if self.trainer.world_size > 1:
+            grads = _averaged(grads)
+        for name, V in parameters.items():
+            V.grad = grads[name] if V.requires_grad else None
+        return J
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, self.val_metrics, "val")
@@ -163,23 +282,30 @@ class LitTwoLayer(L.LightningModule):
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
-    def _step(self, batch: Batch, metrics: MetricCollection, stage: str) -> Tensor:
-        X, Y = batch
-        logits = self.net(self.standardize_inputs(X))
-        if self.standardize_targets is not None:
-            Y = Y.reshape(logits.shape)
-        J = self.net.cost(logits, Y if self.standardize_targets is None else self.standardize_targets(Y))
+    def _step(self, batch: Batch, metrics: MetricCollection, stage: str) -> None:
+        X, T, Y = self._prepared(*batch)
+        J = self._evaluate(metrics, X, T, Y)
         self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(X))
-        metrics.update(*self._for_metrics(self._predictions(logits.detach()), Y))
-        return J
 
-    # Once an epoch: logged in every step, the metrics cost more time than the step itself.
+    # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
 
     def on_train_epoch_end(self) -> None:
-        self._log_metrics(self.train_metrics)
+        if self._examples:
+            J = self._costs / self._examples
+            self.log("train_loss", J, prog_bar=True, sync_dist=True, batch_size=self._examples)
+        self._costs, self._examples = 0.0, 0
+        if self.train_metrics is not None:
+            self._log_metrics(self.train_metrics)
+        self._log_step()
+
+    def on_train_end(self) -> None:
+        # What is logged later, as by a test, stands beside the last step.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics(self.val_metrics)
+        if self.trainer.state.fn == "fit":
+            self._log_step()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics(self.test_metrics)
@@ -187,6 +313,27 @@ class LitTwoLayer(L.LightningModule):
     def _log_metrics(self, metrics: MetricCollection) -> None:
         self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
+
+    def _log_step(self) -> None:
+        self.log("step", float(self.trainer.global_step))  # Lightning would count the blocks
+
+    def _count(self, J: Tensor, examples: int) -> None:
+        self._costs = self._costs + J * examples
+        self._examples += examples
+
+    @torch.no_grad()
+    def _evaluate(self, metrics: MetricCollection, X: Tensor, T: Tensor, Y: Tensor) -> Tensor:
+        """Adds a prepared batch to the metrics, and returns its cost."""
+        logits = self.net(X)
+        metrics.update(*self._for_metrics(self._predictions(logits), Y))
+        return self.net.cost(logits, T)
+
+    def _prepared(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network takes and what its cost compares with, standardised, and the targets in raw units."""
+        if self.standardize_targets is None:
+            return self.standardize_inputs(X), Y, Y
+        Y = Y.reshape(len(X), -1)
+        return self.standardize_inputs(X), self.standardize_targets(Y), Y
 
     def _predictions(self, logits: Tensor) -> Tensor:
         A2 = self.net.output(logits)
@@ -199,3 +346,21 @@ class LitTwoLayer(L.LightningModule):
         if self.net.task == "multiclass":
             return predictions, Y.argmax(-1) if Y.is_floating_point() else Y
         return predictions.squeeze(-1), (Y.reshape(predictions.shape) >= 0.5).squeeze(-1).int()
+
+
+def _fuse(optimizer: Optimizer) -> None:
+    """Makes the optimizer update all parameters in one call, if it can and was not told how to."""
+    devices = {V.device.type for group in optimizer.param_groups for V in group["params"]}
+    told = optimizer.defaults.get("foreach") is not None or optimizer.defaults.get("differentiable")
+    if optimizer.defaults.get("fused", False) is None and not told and devices <= {"cpu", "cuda"}:
+        for options in (optimizer.defaults, *optimizer.param_groups):
+            options["fused"] = True
+
+
+def _averaged(grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over all processes, as DDP takes it of gradients that come through a graph; in one message."""
+    flat = torch.cat([dV.reshape(-1) for dV in grads.values()])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    parts = flat.split([dV.numel() for dV in grads.values()])
+    return {name: part.view_as(dV) for (name, dV), part in zip(grads.items(), parts, strict=True)}
