@@ -6,14 +6,7 @@ Lightning takes such a block of batches for one batch: its hooks, and what count
 from math import gcd
 
 import lightning as L
-from lightning.pytorch.callbacks import (
-    Callback,
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-    Timer,
-)
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 HOOKS_OF_A_STEP = (
@@ -25,8 +18,8 @@ HOOKS_OF_A_STEP = (
 )
 """What does not come between the steps of a block; ``on_before_optimizer_step`` and the clipping of gradients do."""
 METHODS_OF_A_STEP = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", *HOOKS_OF_A_STEP)
-ONLY_LOOK_ON = (DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer)
-"""Callbacks that may as well come between blocks."""
+ONLY_LOOK_ON = (ModelCheckpoint, ProgressBar, Timer)
+"""Callbacks that may as well come between blocks; checkpoints, where :func:`aligned_steps` makes blocks end."""
 
 
 def why_not_in_blocks(trainer: L.Trainer, module: L.LightningModule, base: type[L.LightningModule]) -> str | None:
@@ -50,7 +43,10 @@ def why_not_in_blocks(trainer: L.Trainer, module: L.LightningModule, base: type[
     if getattr(strategy, "_ddp_comm_hook", None) is not None:
         return "the strategy has a communication hook"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, ONLY_LOOK_ON) and (hook := _overridden(callback, Callback, HOOKS_OF_A_STEP)):
+        only_looks_on = isinstance(callback, ONLY_LOOK_ON) or (
+            isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch"
+        )
+        if not only_looks_on and (hook := _overridden(callback, Callback, HOOKS_OF_A_STEP)):
             return f"{type(callback).__name__} has {hook}"
     if method := _overridden(module, base, METHODS_OF_A_STEP):
         return f"{type(module).__name__} has a {method} of its own"

@@ -88,7 +88,7 @@ class LitTwoLayer(L.LightningModule):
             which costs about as much as the step itself.
 
     Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
-    with the same prefixes, each beside the count of optimiser steps.
+    with the same prefixes.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -242,12 +242,13 @@ class LitTwoLayer(L.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         block = block._replace(tensors=self._prepared(*block.tensors))
-        progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        loop = self.trainer.fit_loop.epoch_loop
         total = torch.zeros((), device=self.device)
         examples = 0
         for X, T, Y in block.batches():
-            if examples:
-                progress.increment_by(1)  # the step before; of the last one Lightning knows
+            if examples:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
+                loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
+                loop._batches_that_stepped += 1
             if self.train_metrics is not None:
                 self._evaluate(self.train_metrics, X, T, Y)
             J = optimizer.step(closure=partial(self._gradients, X, T))
@@ -296,16 +297,9 @@ class LitTwoLayer(L.LightningModule):
         self._costs, self._examples = 0.0, 0
         if self.train_metrics is not None:
             self._log_metrics(self.train_metrics)
-        self._log_step()
-
-    def on_train_end(self) -> None:
-        # What is logged later, as by a test, stands beside the last step.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics(self.val_metrics)
-        if self.trainer.state.fn == "fit":
-            self._log_step()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics(self.test_metrics)
@@ -313,9 +307,6 @@ class LitTwoLayer(L.LightningModule):
     def _log_metrics(self, metrics: MetricCollection) -> None:
         self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
-
-    def _log_step(self) -> None:
-        self.log("step", float(self.trainer.global_step))  # Lightning would count the blocks
 
     def _count(self, J: Tensor, examples: int) -> None:
         self._costs = self._costs + J * examples
