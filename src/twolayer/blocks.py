@@ -6,7 +6,14 @@ Lightning takes such a block of batches for one batch: its hooks, and what count
 from math import gcd
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    Timer,
+)
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 HOOKS_OF_A_STEP = (
@@ -43,6 +50,8 @@ def why_not_in_blocks(trainer: L.Trainer, module: L.LightningModule, base: type[
     if getattr(strategy, "_ddp_comm_hook", None) is not None:
         return "the strategy has a communication hook"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
+            return f"{type(callback).__name__} changes accumulate_grad_batches"
         only_looks_on = isinstance(callback, ONLY_LOOK_ON) or (
             isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch"
         )

@@ -199,6 +199,7 @@ def main(args: list[str] | None = None) -> TwoLayerCLI:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
+    warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     return TwoLayerCLI(
         LitTwoLayer,

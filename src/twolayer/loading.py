@@ -66,7 +66,7 @@ class TensorLoader(DataLoader):
 
     It is a DataLoader, so that Lightning shards it among processes with a sampler of its own, and it has the
     ``state_dict`` that Lightning keeps in a checkpoint: a run that resumes within an epoch gets the batches that were
-    left. In a loop of one's own, each ``for`` over it is the next epoch.
+    left. In a loop of one's own, each time through it is the next epoch.
 
     Args:
         dataset: the tensors, of equal length, or a TensorDataset of them.
@@ -121,7 +121,8 @@ class TensorLoader(DataLoader):
         self._block_size = 1 if self.steps_per_call is None else positive_int("steps_per_call", self.steps_per_call)
         self.repeat = positive_int("repeat", repeat)
         self.seed = seed
-        self._start = self._served = 0
+        self._start = self._served = self._ahead = 0
+        self._resumed: int | None = None
         batches: dict[str, Any] = {"batch_sampler": batch_sampler}
         if batch_sampler is None:
             batch_size = max(1, len(dataset)) if batch_size is None else positive_int("batch_size", batch_size)
@@ -146,13 +147,19 @@ class TensorLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
         start, self._start = self._start, 0
+        sampler: Any = self.sampler
+        if hasattr(sampler, "set_epoch"):
+            if self._resumed is not None:  # Lightning counts an epoch that `max_steps` cut short twice, once resumed
+                self._ahead, self._resumed = sampler.epoch - self._resumed, None
+            sampler.set_epoch(sampler.epoch - self._ahead)
         for served, (rows, repeat) in enumerate(self._rows(), 1):
             if served > start:
                 self._served = served
                 tensors = self._take(rows)
                 yield tensors if self.steps_per_call is None else Block(tensors, self.batch_size, repeat)
-        if isinstance(self.sampler, SeededSampler):
-            self.sampler.set_epoch(self.sampler.epoch + 1)
+        self._served = self._ahead = 0
+        if isinstance(sampler, SeededSampler):
+            sampler.set_epoch(sampler.epoch + 1)
 
     def _rows(self) -> Iterator[tuple[Tensor | slice, int]]:
         """The rows of each block, by number or as a slice, and how often the block goes through them."""
@@ -187,7 +194,8 @@ class TensorLoader(DataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch it is, and what the epoch is made of."""
-        return {"served": self._served, "epoch": getattr(self.sampler, "epoch", 0), **self._layout()}
+        epoch = getattr(self.sampler, "epoch", 0)
+        return {"served": self._served, "of": len(self), "epoch": epoch, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next iteration goes on where the state was taken; after the end of an epoch, with the next one.
@@ -195,17 +203,17 @@ class TensorLoader(DataLoader):
         Raises:
             ValueError: the rest of that epoch is not to be had, since its batches were others.
         """
-        if state_dict["served"] >= len(self):
-            self._start = self._served = 0
-            return
-        for name, here in self._layout().items():
+        start, epoch = state_dict["served"], state_dict["epoch"]
+        if start == state_dict["of"]:
+            start, epoch = 0, epoch + 1
+        for name, here in self._layout().items() if start else ():
             if state_dict[name] != here:
                 raise ValueError(
                     f"{name} must be {state_dict[name]}, with which the checkpoint's unfinished epoch began, got {here}"
                 )
-        self._start = self._served = state_dict["served"]
+        self._start, self._served, self._resumed = start, start, epoch
         if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(state_dict["epoch"])
+            self.sampler.set_epoch(epoch)
 
     def _layout(self) -> dict[str, Any]:
         return {
