@@ -232,7 +232,7 @@ def test_checkpoints_come_at_the_steps_asked_for(fit, tmp_path):
 def test_logs_stand_at_the_step_that_they_are_of(fit, tmp_path):
     def steps(k):
         trainer = fit(k, module_of(val_fraction=0.2), logger=CSVLogger(tmp_path / f"{k}"), log_every_n_steps=1)
-        trainer.test(trainer.lightning_module, TensorLoader(module_of().tensors, 13), verbose=False)
+        trainer.test(trainer.lightning_module, TensorLoader(module_of().tensors, batch_size=13), verbose=False)
         return (tmp_path / f"{k}/lightning_logs/version_0/metrics.csv").read_text().splitlines()
 
     def table(lines):

@@ -100,9 +100,9 @@ class TensorLoader(DataLoader):
     def __init__(
         self,
         dataset: TensorDataset | Iterable[Tensor],
+        *,  # Lightning, which gives these anew, trips over them as positions
         batch_size: int | None = 1,
         shuffle: bool = False,
-        *,
         seed: int = 0,
         steps_per_call: int | None = None,
         repeat: int = 1,

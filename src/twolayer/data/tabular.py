@@ -138,7 +138,7 @@ class TabularDataModule(L.LightningDataModule):
         tensors = tuple(tensor[rows] for tensor in self.tensors)
         if self.on_device and self.trainer is not None:
             tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in tensors)
-        return TensorLoader(tensors, self.batch_size, seed=self.seed, pin_memory=True, **options)
+        return TensorLoader(tensors, batch_size=self.batch_size, seed=self.seed, pin_memory=True, **options)
 
     # A checkpoint says what its split followed from, so that nobody tests on rows that it was trained on, unaware.
 
