@@ -413,13 +413,6 @@ def test_blocks_where_they_cannot_be_right_are_refused(fit):
         fit(None, loader=loader, accumulate_grad_batches=2)
 
 
-def test_blocks_on_a_processor_are_no_larger_than_its_cache():
-    model = LitTwoLayer(2, 3, 1)
-    model.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert [model.block_size(100, b) for b in (64, 200, 1024, 4096, 10_000)] == [16, 16, 4, 1, 1]
-    assert LitTwoLayer(2, 3, 1, steps_per_call=None).block_size(100, 64) is None
-
-
 def test_a_fused_optimizer_unless_told_otherwise(fit):
     def fused(optimizer):
         return fit(4, optimizer=optimizer, max_epochs=1).optimizers[0].param_groups[0].get("fused")

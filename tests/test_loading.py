@@ -14,7 +14,7 @@ Y = torch.arange(M)
 def flat(loader):
     """The batches, whether they come by themselves or in blocks."""
     for item in loader:
-        yield from item.batches() if isinstance(item, Block) else [item]
+        yield from item if isinstance(item, Block) else [item]
 
 
 def rows(loader):
@@ -65,7 +65,7 @@ def test_blocks_hold_the_same_batches(steps_per_call, shuffle):
     blocks = TensorLoader((X, Y), batch_size=5, shuffle=shuffle, steps_per_call=steps_per_call)
     assert rows(blocks) == rows(plain)
     assert blocks.steps == plain.steps == 5
-    sizes = [len(list(block.batches())) for block in blocks]
+    sizes = [len(block) for block in blocks]
     assert len(blocks) == len(sizes)
     assert sizes[:-1] == [steps_per_call] * (len(sizes) - 1)
 
@@ -74,7 +74,7 @@ def test_an_epoch_of_repetitions_copies_nothing():
     loader = TensorLoader((X, Y), batch_size=None, repeat=10, steps_per_call=4)
     blocks = list(loader)
     assert loader.steps == 10
-    assert [block.repeat for block in blocks] == [4, 4, 2]
+    assert [len(block) for block in blocks] == [4, 4, 2]
     assert len(loader) == 3
     assert {x.data_ptr() for x, _ in flat(loader)} == {X.data_ptr()}
 

@@ -5,8 +5,9 @@ example, which is more than a shallow network's step takes. Here a batch is one 
 come in their order.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,24 +15,35 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 
 from twolayer.checks import positive_int
 
+Rows = Tensor | slice
+Batch = tuple[Tensor, ...]
 
-class Block(NamedTuple):
+
+class Block:
     """Several batches in one, for several optimiser steps in one call of ``training_step``.
 
-    >>> block = Block((torch.arange(5), torch.arange(5) % 2), batch_size=2)
-    >>> [X.tolist() for X, Y in block.batches()]
+    Each batch is made when it is asked for, so that it is in the cache when it is used.
+
+    >>> (block,) = TensorLoader((torch.arange(5), torch.zeros(5)), batch_size=2, steps_per_call=3)
+    >>> [X.tolist() for X, Y in block]
     [[0, 1], [2, 3], [4]]
     """
 
-    tensors: tuple[Tensor, ...]
-    batch_size: int
-    repeat: int = 1
-    """How often to go through them: a full batch need not be copied to come several times."""
+    def __init__(self, take: Callable[[Any], Batch], rows: Sequence[Any], device: torch.device) -> None:
+        self._take, self._rows, self._device = take, rows, device
 
-    def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """The batches, which are views; the last one may be smaller."""
-        for _ in range(self.repeat):
-            yield from zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._take, self._rows)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Block":
+        """All of its batches on that device, as Lightning asks for them; the block itself where they are there."""
+        if device == self._device:
+            return self
+        moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in self]
+        return Block(moved.__getitem__, range(len(moved)), device)
 
 
 class SeededSampler(RandomSampler):
@@ -90,7 +102,7 @@ class TensorLoader(DataLoader):
     ...     print(sorted(int(y) for X, Y in loader for y in Y), len(loader))
     [0, 1, 2, 3, 4] 3
     [0, 1, 2, 3, 4] 3
-    >>> [[len(Y) for X, Y in block.batches()] for block in TensorLoader((X, Y), batch_size=1, steps_per_call=3)]
+    >>> [[len(Y) for X, Y in block] for block in TensorLoader((X, Y), batch_size=1, steps_per_call=3)]
     [[1, 1, 1], [1, 1]]
     """
 
@@ -117,8 +129,9 @@ class TensorLoader(DataLoader):
             raise ValueError("drop_last must be False, got True: the last batch is kept")
         if shuffle and sampler is not None:
             raise ValueError("shuffle must be False beside a sampler, got True")
+        if steps_per_call is not None:
+            positive_int("steps_per_call", steps_per_call)
         self.steps_per_call = None if batch_sampler is not None else steps_per_call
-        self._block_size = 1 if self.steps_per_call is None else positive_int("steps_per_call", self.steps_per_call)
         self.repeat = positive_int("repeat", repeat)
         self.seed = seed
         self._start = self._served = self._ahead = 0
@@ -132,17 +145,10 @@ class TensorLoader(DataLoader):
     @property
     def steps(self) -> int:
         """Batches in an epoch. ``len()`` counts blocks, where blocks come."""
-        return self._steps_in_a_pass * self.repeat
-
-    @property
-    def _steps_in_a_pass(self) -> int:
-        return super().__len__()
+        return super().__len__() * self.repeat
 
     def __len__(self) -> int:
-        # Several passes share a block only where each is a single batch: then it is one and the same.
-        if self._steps_in_a_pass == 1:
-            return -(-self.repeat // self._block_size)
-        return self.repeat * -(-self._steps_in_a_pass // self._block_size)
+        return -(-self.steps // (self.steps_per_call or 1))
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
@@ -152,45 +158,45 @@ class TensorLoader(DataLoader):
             if self._resumed is not None:  # Lightning counts an epoch that `max_steps` cut short twice, once resumed
                 self._ahead, self._resumed = sampler.epoch - self._resumed, None
             sampler.set_epoch(sampler.epoch - self._ahead)
-        for served, (rows, repeat) in enumerate(self._rows(), 1):
-            if served > start:
-                self._served = served
-                tensors = self._take(rows)
-                yield tensors if self.steps_per_call is None else Block(tensors, self.batch_size, repeat)
+        rows = islice(self._rows(), start * (self.steps_per_call or 1), None)
+        for served in range(start + 1, len(self) + 1):
+            self._served = served
+            if self.steps_per_call is None:
+                yield self._take(next(rows))
+            else:
+                yield Block(self._take, list(islice(rows, self.steps_per_call)), self.dataset.tensors[0].device)
         self._served = self._ahead = 0
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(sampler.epoch + 1)
 
-    def _rows(self) -> Iterator[tuple[Tensor | slice, int]]:
-        """The rows of each block, by number or as a slice, and how often the block goes through them."""
+    def _rows(self) -> Iterator[Rows]:
+        """The rows of each batch, by number or as a slice."""
         if self.batch_size is None:  # a batch sampler
-            yield from ((torch.tensor(rows), 1) for rows in self.batch_sampler or ())
+            yield from map(torch.tensor, self.batch_sampler or ())
             return
-        order = None
-        if isinstance(self.sampler, SeededSampler):
-            order = self.sampler.permutation()
-        elif not isinstance(self.sampler, SequentialSampler):
-            order = torch.tensor(list(self.sampler), dtype=torch.int64)
-        if order is not None:
-            order = order.to(self.dataset.tensors[0].device)  # once an epoch: a step then waits for no transfer
-        m = len(self.dataset) if order is None else len(order)
-        size = self.batch_size * self._block_size
-        one_batch = self._steps_in_a_pass == 1
-        for done in range(0, self.repeat, self._block_size if one_batch else 1):
-            repeat = min(self._block_size, self.repeat - done) if one_batch else 1
-            for start in range(0, m, size):
-                rows = slice(start, min(start + size, m))
-                yield (rows if order is None else order[rows]), repeat
+        batches: Sequence[Rows]
+        if isinstance(self.sampler, SequentialSampler):
+            m = len(self.dataset)
+            batches = [slice(start, min(start + self.batch_size, m)) for start in range(0, m, self.batch_size)]
+        else:
+            if isinstance(self.sampler, SeededSampler):
+                order = self.sampler.permutation()
+            else:
+                order = torch.tensor(list(self.sampler), dtype=torch.int64)
+            # Once an epoch, so that a step waits for no transfer.
+            batches = order.to(self.dataset.tensors[0].device).split(self.batch_size)
+        for _ in range(self.repeat):
+            yield from batches
 
-    def _take(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+    def _take(self, rows: Rows) -> Batch:
         tensors = self.dataset.tensors
         if isinstance(rows, slice):
-            taken = tuple(tensor[rows] for tensor in tensors)
+            batch = tuple(tensor[rows] for tensor in tensors)
         else:
-            taken = tuple(tensor.index_select(0, rows) for tensor in tensors)
+            batch = tuple(tensor.index_select(0, rows) for tensor in tensors)
         if self.pin_memory and torch.cuda.is_available():
-            taken = tuple(tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in taken)
-        return taken
+            batch = tuple(tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch it is, and what the epoch is made of."""

@@ -35,9 +35,6 @@ from twolayer.standardization import Standardize
 
 Batch = tuple[Tensor, Tensor]
 
-BLOCK_ROWS = 4096
-"""Of a block on a CPU, about as many as stay in its cache."""
-
 
 def metrics_for(task: str, out_features: int) -> MetricCollection:
     """What tells how good the predictions of a task are.
@@ -189,29 +186,25 @@ class LitTwoLayer(L.LightningModule):
     # For Lightning, a block is a batch. It calls `optimizer_step`, that calls a closure, and that `training_step` and
     # `backward`; and it counts one step. The steps of a block are in `training_step`, so the others stand aside.
 
-    def block_size(self, steps: int, batch_size: int) -> int | None:
+    def block_size(self, steps: int) -> int | None:
         """How many batches a loader should bring at once; None for one at a time, and no block.
 
-        It is ``steps_per_call``, or less: as few as hold about 4096 rows, since more would leave the processor's cache;
-        as few as it takes for blocks to end where Lightning has to come in between, for ``max_steps`` or for a
-        checkpoint. Where something asks for every single batch, such as the accumulation of gradients or a callback,
-        it is None. The run says so.
+        It is ``steps_per_call``, or as much less as it takes for blocks to end where Lightning has to come in between,
+        for ``max_steps`` or for a checkpoint. Where something asks for every single batch, such as the accumulation of
+        gradients or a callback, it is None. The run says so.
 
         Args:
             steps: batches in an epoch.
-            batch_size: rows in each.
         """
         if self.steps_per_call is None:
             return None
         if reason := why_not_in_blocks(self.trainer, self, LitTwoLayer):
             rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
             return None
-        most = self.steps_per_call
-        if self.device.type == "cpu":
-            most = min(most, max(1, BLOCK_ROWS // batch_size))
-        size = aligned_steps(self.trainer, most, steps)
-        if size < most:
-            rank_zero_info(f"steps_per_call: {size}, to end where max_steps and checkpoints ask (configured: {most})")
+        size = aligned_steps(self.trainer, self.steps_per_call, steps)
+        if size < self.steps_per_call:
+            why = "for blocks to end where max_steps and checkpoints ask"
+            rank_zero_info(f"steps_per_call: {size}, {why} (configured: {self.steps_per_call})")
         return size
 
     def on_train_batch_start(self, batch: Batch | Block, batch_idx: int) -> None:
@@ -241,11 +234,12 @@ class LitTwoLayer(L.LightningModule):
         """An optimiser step for each batch of the block; returns their mean cost."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        block = block._replace(tensors=self._prepared(*block.tensors))
+        convert = self.trainer.precision_plugin.convert_input
         loop = self.trainer.fit_loop.epoch_loop
         total = torch.zeros((), device=self.device)
         examples = 0
-        for X, T, Y in block.batches():
+        for batch in block:
+            X, T, Y = self._prepared(*convert(batch))
             if examples:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
                 loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
                 loop._batches_that_stepped += 1

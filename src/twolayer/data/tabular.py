@@ -118,9 +118,8 @@ class TabularDataModule(L.LightningDataModule):
         steps_per_call = None
         block_size: Any = getattr(self.trainer and self.trainer.lightning_module, "block_size", None)
         if self.trainer is not None and block_size is not None:
-            batch_size = self.batch_size or len(rows)
-            batches = -(-len(rows) // (batch_size * self.trainer.world_size))
-            steps_per_call = block_size(batches * self.iterations_per_epoch, batch_size)
+            batches = -(-len(rows) // ((self.batch_size or len(rows)) * self.trainer.world_size))
+            steps_per_call = block_size(batches * self.iterations_per_epoch)
         return self._loader(
             rows, shuffle=self.batch_size is not None, steps_per_call=steps_per_call, repeat=self.iterations_per_epoch
         )
