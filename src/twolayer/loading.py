@@ -141,6 +141,7 @@ class TensorLoader(DataLoader):
             batch_size = max(1, len(dataset)) if batch_size is None else positive_int("batch_size", batch_size)
             batches = {"batch_size": batch_size, "sampler": SeededSampler(dataset, seed) if shuffle else sampler}
         super().__init__(dataset, pin_memory=pin_memory, **batches)
+        self._pins = pin_memory and torch.cuda.is_available() and dataset.tensors[0].device.type == "cpu"
 
     @property
     def steps(self) -> int:
@@ -194,9 +195,7 @@ class TensorLoader(DataLoader):
             batch = tuple(tensor[rows] for tensor in tensors)
         else:
             batch = tuple(tensor.index_select(0, rows) for tensor in tensors)
-        if self.pin_memory and torch.cuda.is_available():
-            batch = tuple(tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch)
-        return batch
+        return tuple(tensor.pin_memory() for tensor in batch) if self._pins else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch it is, and what the epoch is made of."""

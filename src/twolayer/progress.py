@@ -19,7 +19,7 @@ class RunProgressBar(RichProgressBar):
     batch, which makes a GPU wait; with epochs of some milliseconds nobody can read that, and it takes longer than they
     do. This one is drawn ten times a second.
 
-    >>> trainer = L.Trainer(callbacks=RunProgressBar(), logger=False, enable_checkpointing=False, accelerator="cpu")
+    >>> trainer = L.Trainer(callbacks=RunProgressBar(), accelerator="cpu", logger=False)
     """
 
     _drawn = -math.inf
@@ -37,7 +37,6 @@ class RunProgressBar(RichProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.train_progress_bar_id is None:
-            super().on_train_epoch_start(trainer, pl_module)
             self._draw(trainer, pl_module)
         elif self.progress is not None:
             description = self._get_train_description(trainer.current_epoch)
@@ -57,6 +56,8 @@ class RunProgressBar(RichProgressBar):
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._drawn = time.monotonic()
+        if self.train_progress_bar_id is None and not self.is_disabled:  # resumed within an epoch
+            self._initialize_train_progress_bar_id()
         self._update_metrics(trainer, pl_module)
         self._update(self.train_progress_bar_id, trainer.global_step)
 
