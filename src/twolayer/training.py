@@ -222,7 +222,7 @@ class LitTwoLayer(L.LightningModule):
         if not self._in_block:
             return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert optimizer_closure is not None
-        model = self.trainer.model
+        model = self.trainer.model  # DDP's own averaging waits for a graph, and there is none
         with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
             optimizer_closure()
 
