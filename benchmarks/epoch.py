@@ -204,7 +204,7 @@ def parts(data: Rows) -> str:
             microseconds(graph),
             microseconds(torch.optim.Adam(net.parameters()).step),
         ]
-        loader = TensorLoader((X, Y), batch_size=batch_size, shuffle=True, steps_per_call=16)
+        loader = TensorLoader((X, Y), batch_size=batch_size, shuffle=True, steps_per_call=32)
         mine = [
             microseconds(partial(in_batches, loader)) / steps,
             microseconds(partial(net.loss_and_grads, x, y)),

@@ -15,7 +15,13 @@ from torch.utils.data import TensorDataset
 L = pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from lightning.pytorch.loggers import CSVLogger
 
 import twolayer
@@ -195,6 +201,16 @@ def test_a_plateau_is_watched_after_each_epoch(fit):
     assert_same(*runs)
 
 
+def test_a_module_s_own_clipping_is_called(fit):
+    class Clips(LitTwoLayer):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+            self.clip_gradients(optimizer, gradient_clip_val=0.02, gradient_clip_algorithm="norm")
+
+    trainer = fit(4, model=Clips, optimizer=SGD)
+    assert blocks_of(trainer) == 4
+    assert_same(trainer, fit(4, optimizer=SGD, gradient_clip_val=0.02))
+
+
 # What the loop around counts.
 
 
@@ -205,6 +221,11 @@ def test_each_step_calls_its_hook_with_its_gradients_and_count(fit):
 
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             self.seen.append((trainer.global_step, pl_module.net.W1.grad.norm().item()))
+
+    functions = []
+    by_function = LambdaCallback(on_before_optimizer_step=lambda trainer, *_: functions.append(trainer.global_step))
+    fit(4, optimizer=SGD, callbacks=by_function)
+    assert functions == list(range(62))
 
     runs = [Watch(), Watch()]
     for watch, steps_per_call in zip(runs, (4, None), strict=True):
@@ -395,6 +416,7 @@ ONE_AT_A_TIME = {
     "limit_train_batches is 4, which counts batches": {"limit_train_batches": 4},
     "limit_train_batches is 0.5, which counts batches": {"limit_train_batches": 0.5},
     "val_check_interval is 5, which counts batches": {"val_check_interval": 5, "module": {"val_fraction": 0.2}},
+    "LambdaCallback has on_after_backward": {"callbacks": LambdaCallback(on_after_backward=lambda *_: None)},
     "CountsBatches has on_train_batch_end": {"callbacks": CountsBatches()},
     "LearningRateMonitor has on_train_batch_start": {"callbacks": LearningRateMonitor(), "logger": True},
     "OwnStep has a training_step of its own": {"model": OwnStep},

@@ -4,6 +4,7 @@ Lightning takes such a block of batches for one batch: its hooks, and what count
 """
 
 from math import gcd
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
@@ -14,7 +15,9 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     Timer,
 )
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 HOOKS_OF_A_STEP = (
     "on_train_batch_start",
@@ -24,6 +27,7 @@ HOOKS_OF_A_STEP = (
     "on_after_backward",
 )
 """What does not come between the steps of a block; ``on_before_optimizer_step`` and the clipping of gradients do."""
+BEFORE_A_STEP = ("on_before_optimizer_step", "configure_gradient_clipping")
 METHODS_OF_A_STEP = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", *HOOKS_OF_A_STEP)
 ONLY_LOOK_ON = (ModelCheckpoint, ProgressBar, Timer)
 """Callbacks that may as well come between blocks; checkpoints, where :func:`aligned_steps` makes blocks end."""
@@ -80,5 +84,15 @@ def aligned_steps(trainer: L.Trainer, most: int, steps: int) -> int:
     return max(size for size in range(1, most + 1) if ends % size == 0)
 
 
-def _overridden(thing: object, base: type, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if getattr(type(thing), name) is not getattr(base, name)), None)
+def only_the_optimizer_s(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether nothing stands between the gradients and the optimizer's step: no clipping, no hook, no scaling."""
+    return (
+        not trainer.gradient_clip_val
+        and type(trainer.precision_plugin).optimizer_step is Precision.optimizer_step
+        and not _overridden(module, L.LightningModule, BEFORE_A_STEP)
+        and not any(_overridden(callback, Callback, BEFORE_A_STEP[:1]) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    )
+
+
+def _overridden(thing: Any, base: type, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if is_overridden(name, thing, base)), None)

@@ -26,7 +26,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanSquaredError, R2Score
 
-from twolayer.blocks import aligned_steps, why_not_in_blocks
+from twolayer.blocks import aligned_steps, only_the_optimizer_s, why_not_in_blocks
 from twolayer.checks import positive_int
 from twolayer.descent import by_autograd
 from twolayer.loading import Block
@@ -106,7 +106,7 @@ class LitTwoLayer(L.LightningModule):
         standardize: bool = True,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
-        steps_per_call: int | None = 16,
+        steps_per_call: int | None = 32,
         train_metrics: bool = False,
     ) -> None:
         super().__init__()
@@ -134,7 +134,8 @@ class LitTwoLayer(L.LightningModule):
         self.train_metrics = metrics.clone(prefix="train_") if train_metrics else None
         self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
         self._examples = 0
-        self._in_block = False
+        self._in_block = self._bare_steps = False
+        self._why_no_blocks: str | None = None
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
 
@@ -207,10 +208,14 @@ class LitTwoLayer(L.LightningModule):
             rank_zero_info(f"steps_per_call: {size}, {why} (configured: {self.steps_per_call})")
         return size
 
+    def on_train_start(self) -> None:
+        self._why_no_blocks = why_not_in_blocks(self.trainer, self, LitTwoLayer)
+        self._bare_steps = only_the_optimizer_s(self.trainer, self)
+
     def on_train_batch_start(self, batch: Batch | Block, batch_idx: int) -> None:
         self._in_block = isinstance(batch, Block)
-        if self._in_block and (reason := why_not_in_blocks(self.trainer, self, LitTwoLayer)):
-            raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
+        if self._in_block and self._why_no_blocks is not None:
+            raise ValueError(f"steps_per_call of the loader must be None, since {self._why_no_blocks}")
 
     def optimizer_step(
         self,
@@ -234,39 +239,48 @@ class LitTwoLayer(L.LightningModule):
         """An optimiser step for each batch of the block; returns their mean cost."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
+        step: Callable[..., Any] = optimizer.optimizer.step if self._bare_steps else optimizer.step
+        gradients = self._gradients()
         convert = self.trainer.precision_plugin.convert_input
         loop = self.trainer.fit_loop.epoch_loop
-        total = torch.zeros((), device=self.device)
-        examples = 0
+        costs: list[Tensor] = []
+        sizes: list[int] = []
         for batch in block:
             X, T, Y = self._prepared(*convert(batch))
-            if examples:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
+            if costs:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
                 loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
                 loop._batches_that_stepped += 1
             if self.train_metrics is not None:
                 self._evaluate(self.train_metrics, X, T, Y)
-            J = optimizer.step(closure=partial(self._gradients, X, T))
-            total = total + J * len(X)
-            examples += len(X)
-        mean = total / examples
-        self._count(mean, examples)
+            costs.append(step(partial(gradients, X, T)))
+            sizes.append(len(X))
+        if len(set(sizes)) == 1:
+            mean = torch.stack(costs).mean()
+        else:
+            mean = torch.stack([J * size for J, size in zip(costs, sizes, strict=True)]).sum() / sum(sizes)
+        self._count(mean, sum(sizes))
         return mean
 
-    def _gradients(self, X: Tensor, T: Tensor) -> Tensor:
-        """Puts the gradients of a batch where the optimizer looks for them, and returns the cost."""
+    def _gradients(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What puts the gradients of a batch where the optimizer looks for them, and returns its cost."""
         net = self.net
-        parameters = dict(net.named_parameters())
+        parameters = {name: V for name, V in net.named_parameters() if V.requires_grad}
+        processes = self.trainer.world_size
         by_equations = (
             net.backward != "autograd"
-            and parameters.keys() == {"W1", "b1", "W2", "b2"}
-            and not torch.is_autocast_enabled(X.device.type)  # it has no say in what builds no graph
+            and {name for name, _ in net.named_parameters()} == {"W1", "b1", "W2", "b2"}
+            and not torch.is_autocast_enabled(self.device.type)  # it has no say in what builds no graph
         )
-        J, grads = net.loss_and_grads(X, T) if by_equations else by_autograd(net, X, T)
-        if self.trainer.world_size > 1:
-            grads = _averaged(grads)
-        for name, V in parameters.items():
-            V.grad = grads[name] if V.requires_grad else None
-        return J
+
+        def gradients(X: Tensor, T: Tensor) -> Tensor:
+            J, grads = net.loss_and_grads(X, T) if by_equations else by_autograd(net, X, T)
+            if processes > 1:
+                grads = _averaged(grads)
+            for name, V in parameters.items():
+                V.grad = grads[name]
+            return J
+
+        return gradients
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, self.val_metrics, "val")
