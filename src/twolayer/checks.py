@@ -1,7 +1,8 @@
 """Checks of arguments. Each error names the argument, what came and what is expected."""
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 Name = TypeVar("Name", bound=str)
 
 
-def one_of(argument: str, value: Name, valid: Iterable[str]) -> Name:
+def one_of(argument: str, value: Name, valid: Collection[str]) -> Name:
     """``value`` if it is one of the valid names.
 
     Raises:
@@ -20,9 +21,8 @@ def one_of(argument: str, value: Name, valid: Iterable[str]) -> Name:
     ...
     ValueError: init must be one of 'he', 'xavier', got 'hee'
     """
-    names = list(valid)
-    if value not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {value!r}")
+    if value not in valid:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, valid))}, got {value!r}")
     return value
 
 
@@ -43,6 +43,11 @@ def positive_int(argument: str, value: int) -> int:
 def autocast_enabled(device: torch.device) -> bool:
     """Whether autocast converts what is on this device. PyTorch has no answer for meta tensors."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Nothing is converted inside."""
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
 
 
 def check_parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> None:
@@ -75,12 +80,29 @@ def check_features(X: Tensor, W1: Tensor) -> None:
         raise TypeError(f"X must have the parameters' dtype {W1.dtype}, got {X.dtype}")
 
 
+def check_direction(v: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raises TypeError or ValueError unless ``v`` has a tensor like each of the parameters, by its name."""
+    if not isinstance(v, Mapping):
+        raise TypeError(f"v must be a dict of tensors, got {type(v).__name__}")
+    if v.keys() != parameters.keys():
+        raise ValueError(f"v must have the keys {', '.join(parameters)}, got {', '.join(map(str, v)) or 'none'}")
+    for name, V in parameters.items():
+        if not isinstance(v[name], Tensor):
+            raise TypeError(f"v[{name!r}] must be a tensor, got {type(v[name]).__name__}")
+        if v[name].shape != V.shape:
+            raise ValueError(f"v[{name!r}] must have the shape of {name}, {tuple(V.shape)}, got {tuple(v[name].shape)}")
+        if v[name].device != V.device:
+            raise ValueError(f"v[{name!r}] must be on the device of {name}, {V.device}, got {v[name].device}")
+        if v[name].dtype != V.dtype:
+            raise TypeError(f"v[{name!r}] must have the dtype of {name}, {V.dtype}, got {v[name].dtype}")
+
+
 def check_range(
     argument: str, tensor: Tensor, low: float, high: float, what_for: str, error: type[Exception] = ValueError
 ) -> None:
     """Raises ``error`` unless all values lie in ``[low, high]``; looks at them only where that costs nothing."""
     if _can_look_at(tensor):
-        least, greatest = torch.aminmax(tensor.detach())
+        least, greatest = (V.item() for V in torch.aminmax(tensor.detach()))
         if not (least >= low and greatest <= high):
             raise error(f"{argument} must lie in [{low}, {high}] for {what_for}, got values from {least} to {greatest}")
 
@@ -95,7 +117,7 @@ def check_weights(argument: str, weights: Tensor, zero_allowed: bool = True) -> 
     if weights.is_complex():
         raise TypeError(f"{argument} must be real, got {weights.dtype}")
     if _can_look_at(weights):
-        least, greatest = torch.aminmax(weights.detach())
+        least, greatest = (V.item() for V in torch.aminmax(weights.detach()))
         if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):
             expected = "not negative and not all zero" if zero_allowed else "positive"
             raise ValueError(f"{argument} must be finite, {expected}, got values from {least} to {greatest}")

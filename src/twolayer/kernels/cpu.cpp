@@ -1,0 +1,488 @@
+// Cost and every gradient of a two-layer network, in one pass over the examples, for one thread or several.
+//
+// The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
+// NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
+// is then a product of a few rows with a slab, `panel` below, and all four matrix products are calls of it.
+// Sums are formed in float over at most SPAN rows, beyond that in double.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr long VL = 16, MR = 14; // floats in a register; rows whose sums of two registers each fill the registers
+#elif defined(__AVX2__)
+constexpr long VL = 8, MR = 6;
+#elif defined(__aarch64__)
+constexpr long VL = 4, MR = 12;
+#else
+constexpr long VL = 4, MR = 6;
+#endif
+constexpr long NR = 2 * VL;
+constexpr long KC = 192;       // steps of a product while its operands stay in the first-level cache
+constexpr long SPAN = 1 << 14; // rows summed in float
+constexpr long FEW = 8;        // outputs up to which Z2 is formed as dot products
+
+typedef float vec __attribute__((vector_size(4 * VL), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
+
+enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU };
+enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING }; // PAIRING: L = Σ Z2 ⊙ Y
+enum Dtype { NONE, FLOAT32, FLOAT64, INT64, INT32, BYTE };
+
+// Filled in by cpu.py, field by field in this order, each of 8 bytes.
+struct Args {
+    const float *X, *W1, *b1, *W2, *b2;
+    const void *Y;
+    const float *sample_weight, *class_weight; // or null
+    float *dX, *dW1, *db1, *dW2, *db2;         // dX or null
+    float *cost;                               // out: J
+    double *divisor;                           // out: what the sums were divided by
+    int64_t m, n_x, n_h, n_y, X_stride, Y_stride, activation, task, Y_dtype, Y_is_dense, mean, threads;
+    double label_smoothing, leaky_slope;
+};
+
+constexpr long padded(long n) { return (n + NR - 1) / NR * NR; }
+
+inline vec &at(float *p) { return *reinterpret_cast<vec *>(p); }
+inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
+inline vec all(float x) { return x - vec{}; }
+inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
+inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
+inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
+inline float sum(vec x) {
+    for (long half = VL / 2; half; half /= 2)
+        for (long i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+// 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
+struct Reduced {
+    vec power, r;
+    explicit Reduced(vec x) {
+        const vec lo = all(-87.0f), hi = all(88.0f), round = all(0x1.8p23f);
+        x = x < lo ? lo : x;
+        x = x > hi ? hi : x;
+        vec t = x * 0x1.715476p0f + round; // adding this rounds to an integer, which then stands in the lowest bits
+        vec n = t - round;
+        r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+        power = from_bits((bits(t) - bits(round) + 127) << 23);
+    }
+    // eʳ − 1, by its Taylor series: the next term is below 2⁻²⁴ of the sum.
+    vec expm1() const {
+        vec p = all(1.0f / 5040);
+        for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) p = p * r + c;
+        return p * r;
+    }
+};
+
+inline vec exp(vec x) {
+    Reduced e(x);
+    vec y = e.expm1() * e.power + e.power;
+    return x < -87.0f ? vec{} : y;
+}
+
+inline vec tanh(vec x) { // by e⁻²ˣ − 1, which loses no digits near zero
+    Reduced e(-2 * magnitude(x));
+    vec em1 = e.expm1() * e.power + (e.power - 1);
+    return from_bits(bits(-em1 / (2 + em1)) | (bits(x) & INT32_MIN));
+}
+
+inline vec log1p(vec t) { // of t in [0, 1]: 2 artanh(t / (2 + t))
+    vec s = t / (2 + t), s2 = s * s, p = all(1.0f / 15);
+    for (float c : {1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3, 1.0f}) p = p * s2 + c;
+    return 2 * s * p;
+}
+
+template <int g> inline vec activation(vec z, float slope) {
+    if constexpr (g == SIGMOID) return 1 / (1 + exp(-z));
+    if constexpr (g == TANH) return tanh(z);
+    if constexpr (g == RELU) return z < 0 ? vec{} : z;
+    return z < 0 ? z * slope : z;
+}
+
+template <int g> inline vec prime(vec a, float slope) {
+    if constexpr (g == SIGMOID) return a * (1 - a);
+    if constexpr (g == TANH) return 1 - a * a;
+    if constexpr (g == RELU) return a > 0 ? all(1) : vec{};
+    return a > 0 ? all(1) : all(slope);
+}
+
+// C (M × V VL) += A B, with A (M × K) at strides `row` and `step`. The rows of B are `ldb` apart, those of C are NR.
+template <long M, long V>
+void block(long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+    vec c[M][V];
+#pragma GCC unroll 16
+    for (long i = 0; i < M; i++)
+        for (long v = 0; v < V; v++) c[i][v] = at(C + i * NR + v * VL);
+    for (long k = 0; k < K; k++, A += step, B += ldb) {
+        vec b[V];
+        for (long v = 0; v < V; v++) b[v] = at(B + v * VL);
+#pragma GCC unroll 16
+        for (long i = 0; i < M; i++) {
+            const vec a = all(A[i * row]);
+            for (long v = 0; v < V; v++) c[i][v] += a * b[v];
+        }
+    }
+#pragma GCC unroll 16
+    for (long i = 0; i < M; i++)
+        for (long v = 0; v < V; v++) at(C + i * NR + v * VL) = c[i][v];
+}
+
+typedef void Block(long, const float *, long, long, const float *, long, float *);
+
+template <long V, long... M> constexpr std::array<Block *, sizeof...(M)> blocks(std::integer_sequence<long, M...>) {
+    return {block<M + 1, V>...};
+}
+constexpr std::array<Block *, MR> BLOCKS[2] = {blocks<1>(std::make_integer_sequence<long, MR>()),
+                                               blocks<2>(std::make_integer_sequence<long, MR>())};
+
+// C (rows × width) += A B, for a width of up to NR.
+void panel(long rows, long width, long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+    const auto &blocks = BLOCKS[width > VL];
+    for (long k = 0; k < K; k += KC) {
+        const long steps = std::min(KC, K - k);
+        for (long i = 0, left = (rows + MR - 1) / MR; left > 0; left--) { // blocks alike: a small one wastes registers
+            const long size = (rows - i + left - 1) / left;
+            blocks[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, C + i * NR);
+            i += size;
+        }
+    }
+}
+
+struct Free {
+    void operator()(void *p) const { std::free(p); }
+};
+template <class T> using Array = std::unique_ptr<T[], Free>;
+
+template <class T> Array<T> room(long n) {
+    constexpr size_t page = size_t(2) << 20;
+    const size_t bytes = std::max<size_t>(n, 1) * sizeof(T), align = bytes < page ? 64 : page;
+    void *p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+    if (bytes >= page) madvise(p, bytes, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
+#endif
+    return Array<T>(static_cast<T *>(p));
+}
+
+template <class T> Array<T> zeros(long n) {
+    Array<T> p = room<T>(n);
+    std::fill_n(p.get(), n, T(0));
+    return p;
+}
+
+// work(0), …, work(threads − 1), each in a thread of its own; an exception in one comes out here.
+template <class Work> void parallel(long threads, Work work) {
+    std::vector<std::exception_ptr> failures(threads);
+    auto guarded = [&](long t) {
+        try {
+            work(t);
+        } catch (...) {
+            failures[t] = std::current_exception();
+        }
+    };
+    std::vector<std::thread> others;
+    for (long t = 1; t < threads; t++) {
+        try {
+            others.emplace_back(guarded, t);
+        } catch (...) { // no thread is to be had
+            guarded(t);
+        }
+    }
+    guarded(0);
+    for (auto &thread : others) thread.join();
+    for (auto &failure : failures)
+        if (failure) std::rethrow_exception(failure);
+}
+
+// Sizes, and the parameters as the products want them.
+struct Network {
+    const Args &a;
+    const long m = a.m, n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
+    const long H = padded(n_h), slabs = H / NR, N = padded(n_y), ldz = n_y < FEW ? n_y : N, xs = padded(n_x) / NR;
+    const long parameters = H * (n_x + 1 + n_y) + n_y;
+    const float slope = static_cast<float>(a.leaky_slope);
+    Array<float> W1 = zeros<float>(H * n_x), b1 = zeros<float>(H);   // [slab][feature][NR], [slab][NR]
+    Array<float> W2 = zeros<float>(n_y * H);                         // [output][slab][NR]
+    Array<float> W2T = zeros<float>(n_y < FEW ? 0 : H * N);          // [output slab][unit][NR]
+    Array<float> W1T = zeros<float>(a.dX ? xs * NR * H : 0);         // [feature slab][unit][NR]
+
+    explicit Network(const Args &args) : a(args) {
+        std::memcpy(b1.get(), a.b1, n_h * 4);
+        for (long j = 0; j < n_y; j++) std::memcpy(&W2[j * H], a.W2 + j * n_h, n_h * 4);
+    }
+    void pack(long thread, long threads) {
+        for (long h = 0; h < n_h; h++) {
+            const long slab = h / NR, lane = h % NR;
+            if (slab % threads != thread) continue;
+            float *to = &W1[slab * n_x * NR + lane];
+            const float *from = a.W1 + h * n_x;
+            for (long k = 0; k < n_x; k++) to[k * NR] = from[k];
+            if (a.dX)
+                for (long k = 0; k < n_x; k++) W1T[(k / NR * H + h) * NR + k % NR] = from[k];
+            if (n_y >= FEW)
+                for (long j = 0; j < n_y; j++) W2T[(j / NR * H + h) * NR + j % NR] = a.W2[j * n_h + h];
+        }
+    }
+};
+
+// Targets of n rows, dense and as floats: Y[r][j], or whether Y[r] is class j.
+template <class T> void dense(const T *from, long stride, bool is_dense, long n, long n_y, long ldz, float *Y) {
+    for (long r = 0; r < n; r++, from += stride)
+        for (long j = 0; j < n_y; j++) Y[r * ldz + j] = is_dense ? static_cast<float>(from[j]) : from[0] == T(j);
+}
+
+// What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
+struct Part {
+    const Network &net;
+    const Args &a = net.a;
+    const long R; // rows of a tile
+    double cost = 0, weight = 0;
+    Array<float> sums = zeros<float>(net.parameters);
+    Array<double> totals;
+    float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
+    Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
+    Array<float> Z2 = room<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
+    Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
+    // Rows a power of two apart would share few sets of the cache.
+    Array<float> Xcopy{a.X_stride % 256 ? nullptr : room<float>(R * (net.n_x + VL)).release()};
+    Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
+
+    Part(const Network &network, long rows) : net(network), R(rows) {}
+
+    void rows(long first, long last) {
+#if defined(__SSE__)
+        const unsigned mode = _mm_getcsr();
+        _mm_setcsr(mode | 0x8040); // what underflows becomes zero: denormal numbers take many times as long
+#endif
+        for (long span = first; span < last; span += SPAN) {
+            const long end = std::min(span + SPAN, last);
+            for (long r = span; r < end; r += R) tile(r, std::min(R, end - r));
+            if (last - first > SPAN) {
+                if (!totals) totals = zeros<double>(net.parameters);
+                for (long i = 0; i < net.parameters; i++) totals[i] += sums[i], sums[i] = 0;
+            }
+        }
+#if defined(__SSE__)
+        _mm_setcsr(mode);
+#endif
+    }
+
+    void tile(long first, long n) {
+        switch (a.activation) {
+        case SIGMOID: return tile<SIGMOID>(first, n);
+        case TANH: return tile<TANH>(first, n);
+        case RELU: return tile<RELU>(first, n);
+        default: return tile<LEAKY_RELU>(first, n);
+        }
+    }
+
+    template <int g> void tile(long first, long n) {
+        const float *X = a.X + first * a.X_stride;
+        long X_stride = a.X_stride;
+        if (Xcopy) {
+            for (long r = 0; r < n; r++) std::memcpy(&Xcopy[r * (net.n_x + VL)], X + r * X_stride, net.n_x * 4);
+            X = Xcopy.get(), X_stride = net.n_x + VL;
+        }
+        const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
+        const bool few = n_y < FEW;
+        std::memset(Zsum.get(), 0, R * (few ? n_y * VL : net.N) * 4);
+
+        for (long s = 0; s < net.slabs; s++) {
+            float *A = &A1[s * R * NR];
+            const float *b = &net.b1[s * NR];
+            for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
+            const long units = std::min(NR, net.n_h - s * NR);
+            panel(n, units, n_x, X, X_stride, 1, &net.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
+            for (long i = 0; i < n * NR; i += VL) at(A + i) = activation<g>(at(A + i), net.slope); // A1 = g(Z1)
+            for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
+                for (long h = units; h < NR; h++) A[r * NR + h] = 0;
+            if (few) {
+                for (long j = 0; j < n_y; j++) {
+                    const vec w0 = at(&net.W2[j * H + s * NR]), w1 = at(&net.W2[j * H + s * NR + VL]);
+                    for (long r = 0; r < n; r++)
+                        at(&Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
+                }
+            } else {
+                for (long j = 0; j < net.N; j += NR)
+                    panel(n, n_y - j, NR, A, NR, 1, &net.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+            }
+        }
+        for (long r = 0; r < n; r++) // Z2 = A1 W2ᵀ + b2
+            for (long j = 0; j < n_y; j++) {
+                const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
+                Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(z)) : *z);
+            }
+
+        output(first, n); // Z2 becomes dZ2
+
+        for (long r = 0; r < n; r++)
+            for (long j = 0; j < n_y; j++) db2[j] += Z2[r * ldz + j]; // db2 = Σ_rows dZ2
+        if (a.dX) std::memset(dX.get(), 0, net.xs * NR * R * 4);
+        for (long s = 0; s < net.slabs; s++) {
+            const float *A = &A1[s * R * NR];
+            const long units = std::min(NR, net.n_h - s * NR);
+            panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
+            std::memset(D.get(), 0, n * NR * 4);
+            panel(n, units, n_y, Z2.get(), ldz, 1, &net.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+            vec d0{}, d1{};
+            for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
+                float *d = &D[r * NR];
+                d0 += at(d) *= prime<g>(at(A + r * NR), net.slope);
+                d1 += at(d + VL) *= prime<g>(at(A + r * NR + VL), net.slope);
+            }
+            at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
+            panel(n_x, units, n, X, 1, X_stride, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
+            for (long x = 0; a.dX && x < net.xs; x++) // dX = dZ1 W1
+                panel(n, n_x - x * NR, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
+        }
+        for (long r = 0; a.dX && r < n; r++)
+            for (long k = 0; k < n_x; k++) a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR];
+    }
+
+    // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y).
+    void output(long first, long n) {
+        const long n_y = net.n_y, ldz = net.ldz;
+        const float smooth = static_cast<float>(a.label_smoothing);
+        const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? n_y : 2);
+        auto load = [&](auto *from) {
+            dense(from + first * a.Y_stride, a.Y_stride, a.Y_is_dense, n, n_y, ldz, Y.get());
+        };
+        switch (a.Y_dtype) {
+        case FLOAT32: load(static_cast<const float *>(a.Y)); break;
+        case FLOAT64: load(static_cast<const double *>(a.Y)); break;
+        case INT64: load(static_cast<const int64_t *>(a.Y)); break;
+        case INT32: load(static_cast<const int32_t *>(a.Y)); break;
+        default: load(static_cast<const uint8_t *>(a.Y));
+        }
+        auto weight_of = [&](long r) {
+            double w = a.sample_weight ? a.sample_weight[first + r] : 1;
+            const float *y = &Y[r * ldz], *c = a.class_weight;
+            if (c && a.task == BINARY) w *= (1 - y[0]) * c[0] + y[0] * c[1];
+            if (c && a.task == MULTICLASS) {
+                double by_class = 0;
+                for (long j = 0; j < n_y; j++) by_class += y[j] * c[j];
+                w *= by_class;
+            }
+            return w;
+        };
+        std::vector<double> w;
+        if (a.sample_weight || a.class_weight)
+            for (long r = 0; r < n; r++) w.push_back(weight_of(r));
+        if (smooth)
+            for (long r = 0; r < n; r++)
+                for (long j = 0; j < n_y; j++) Y[r * ldz + j] = keep * Y[r * ldz + j] + even;
+
+        if (a.task == MULTICLASS) {
+            for (long r = 0; r < n; r++) softmax(&Z2[r * ldz], &Y[r * ldz], &L[r * ldz]);
+        } else {
+            for (long i = 0; i < n * ldz; i += VL) {
+                const vec z = at(&Z2[i]), y = at(&Y[i]), difference = z - y;
+                if (a.task == REGRESSION) {
+                    at(&L[i]) = 0.5f * difference * difference, at(&Z2[i]) = difference;
+                } else if (a.task == PAIRING) {
+                    at(&L[i]) = z * y, at(&Z2[i]) = y;
+                } else {
+                    const vec e = exp(-magnitude(z)), positive = z < 0 ? vec{} : z;
+                    at(&L[i]) = (positive - z * y) + log1p(e);
+                    at(&Z2[i]) = (z < 0 ? e : all(1)) / (1 + e) - y;
+                }
+            }
+        }
+        for (long r = 0; r < n; r++) {
+            double l = 0;
+            for (long j = 0; j < n_y; j++) l += L[r * ldz + j];
+            weight += w.empty() ? 1 : w[r];
+            cost += w.empty() ? l : w[r] * l;
+            for (long j = 0; !w.empty() && j < n_y; j++) Z2[r * ldz + j] *= static_cast<float>(w[r]);
+        }
+    }
+
+    // One row: L = −Σ y (z − log Σ eᶻ), dz = softmax(z) Σ y − y.
+    void softmax(float *z, const float *y, float *l) {
+        const long n_y = net.n_y;
+        float top = z[0], of_y = 0;
+        for (long j = 0; j < n_y; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top, of_y += y[j];
+        double total = 0;
+        for (long j = 0; j < n_y; j += VL) {
+            vec v{};
+            for (long i = 0; i < VL; i++) v[i] = j + i < n_y ? z[j + i] - top : -100;
+            v = exp(v);
+            for (long i = 0; i < VL && j + i < n_y; i++) l[j + i] = v[i], total += v[i];
+        }
+        const float log_total = static_cast<float>(std::log(total)), scale = static_cast<float>(of_y / total);
+        for (long j = 0; j < n_y; j++) {
+            const float probability = l[j] * scale;
+            l[j] = y[j] == 0 ? 0 : -y[j] * (z[j] - top - log_total);
+            z[j] = probability - y[j];
+        }
+    }
+};
+
+void pass(const Args &a) {
+    Network net(a);
+    // A tile's hidden layer stays in the second-level cache; of a wide network, more rows share the weights' way there.
+    const long fewest = net.H * a.n_x > (1 << 17) ? 448 : 32, cached = (256 << 10) / (4 * net.H);
+    const long tile = std::min({std::max(fewest, cached), 896L, (a.m + MR - 1)}) / MR * MR;
+    const long threads = a.threads;
+    const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
+    parallel(wide, [&](long t) { net.pack(t, wide); });
+    std::vector<std::unique_ptr<Part>> parts(threads);
+    auto share = [&](long t) { return a.m * t / threads; };
+    parallel(threads, [&](long t) {
+        parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
+        parts[t]->rows(share(t), share(t + 1));
+    });
+    double cost = 0, weight = 0;
+    for (auto &part : parts) cost += part->cost, weight += part->weight;
+    const double divisor = a.mean ? weight : 1;
+    *a.cost = static_cast<float>(cost / divisor), *a.divisor = divisor;
+    // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
+    const Part &part = *parts[0];
+    auto reduce = [&](const float *p, long units, float *to, long stride) {
+        double total[NR] = {};
+        for (auto &other : parts) {
+            const long at = p - part.sums.get();
+            for (long i = 0; i < units; i++) total[i] += other->totals ? other->totals[at + i] : other->sums[at + i];
+        }
+        for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
+    };
+    const long n_x = a.n_x, n_y = a.n_y;
+    parallel(wide, [&](long t) {
+        for (long s = t; s < net.slabs; s += wide) {
+            const long h = s * NR, units = std::min(NR, a.n_h - h);
+            for (long k = 0; k < n_x; k++) reduce(part.dW1 + (s * n_x + k) * NR, units, a.dW1 + h * n_x + k, n_x);
+            for (long j = 0; j < n_y; j++) reduce(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h, 1);
+            reduce(part.db1 + h, units, a.db1 + h, 1);
+        }
+    });
+    for (long j = 0; j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
+}
+
+} // namespace
+
+extern "C" int twolayer_pass(const void *args) {
+    try {
+        pass(*static_cast<const Args *>(args));
+        return 0;
+    } catch (...) { // no memory, no thread
+        return 1;
+    }
+}

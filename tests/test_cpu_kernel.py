@@ -1,0 +1,348 @@
+"""The compiled kernel against PyTorch in float64; what it does not take; how it is built."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from problems import PARAMETERS, problem, relative_error
+from test_streaming import run, truth
+from torch.nn import functional as F
+
+from twolayer import passes
+from twolayer.activations import ACTIVATIONS
+from twolayer.kernels import cpu
+from twolayer.tasks import PAIRING, TASKS
+
+pytestmark = pytest.mark.skipif(cpu.compiler() is None, reason="needs a C++ compiler")
+
+EPS = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request, monkeypatch):
+    """With any number of threads, also where there is little to do."""
+    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def assert_true(p, found, weights=None, **options):
+    """Cost and gradients are those of autograd in float64, up to the roundings of float32."""
+    J, grads = truth(p, weights=weights, **options)
+    found_J, found = found
+    # One rounding of the inputs and of each of some hundred products and sums, of which most cancel.
+    allowed = 50 * EPS
+    assert found_J.dtype == torch.float32
+    assert relative_error(found_J, J) < allowed
+    for name, dV in found.items():
+        assert dV.dtype == torch.float32
+        assert relative_error(dV, grads[name]) < allowed, name
+
+
+def kernel(p, **options):
+    return cpu.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation=p.activation, task=p.task, **options)
+
+
+def of_size(activation, task, *, scale=1.0, **sizes):
+    p = problem(activation, task, dtype=torch.float32, margin=0.0 if sizes["m"] > 500 else 1e-4, **sizes)
+    p.W1 *= sizes["n_x"] ** -0.5  # units that are not all saturated
+    p.W2 *= sizes["n_h"] ** -0.5
+    return p
+
+
+@pytest.mark.parametrize(
+    ("task", "n_y"),
+    [("binary", 1), ("regression", 1), *((task, n_y) for task in TASKS if task != "binary" for n_y in (3, 9, 40))],
+)
+@pytest.mark.parametrize(("n_x", "n_h"), [(5, 7), (1, 3), (70, 45)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_cost_and_gradients_are_those_of_torch(activation, task, n_x, n_h, n_y, threads):
+    p = of_size(activation, task, m=53, n_x=n_x, n_h=n_h, n_y=n_y)
+    assert_true(p, kernel(p, input_gradient=True))
+
+
+@pytest.mark.parametrize(("n_x", "n_h"), [(256, 45), (700, 300)])  # rows that are copied; a wide network
+def test_many_rows(n_x, n_h, threads):
+    p = of_size("tanh", "multiclass", m=1501, n_x=n_x, n_h=n_h)
+    assert_true(p, kernel(p, input_gradient=True))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_and_smoothing(task, threads):
+    p = of_size("tanh", task, m=53, n_x=5, n_h=7, soft=True)
+    weights = torch.rand(53, generator=torch.Generator().manual_seed(1))
+    smoothing = 0.0 if task == "regression" else 0.1
+    found = kernel(p, sample_weight=weights, label_smoothing=smoothing, input_gradient=True)
+    assert_true(p, found, weights.double(), label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_class_weights(task, soft):
+    p = of_size("tanh", task, m=53, n_x=5, n_h=7, soft=soft)
+    class_weight = torch.tensor([0.5, 2.0, 1.0, 3.0][: 2 if task == "binary" else 4], dtype=torch.float64)
+    Y = p.Y.double() if p.Y.is_floating_point() else F.one_hot(p.Y, 4).double()
+    by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
+    assert_true(p, kernel(p, class_weight=class_weight), by_class @ class_weight)
+
+
+@pytest.mark.parametrize("dtype", cpu.DTYPES)
+def test_targets_of_every_dtype(dtype):
+    p = of_size("relu", "multilabel", m=53, n_x=5, n_h=7)
+    expected = kernel(p)
+    p.Y = p.Y.to(dtype)
+    for found, dV in zip(kernel(p)[1].values(), expected[1].values(), strict=True):
+        assert torch.equal(found, dV)
+
+
+def test_rows_with_strides():
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    p.X = F.pad(p.X, (2, 3))[:, 2:-3]
+    p.Y = F.pad(p.Y, (0, 1))[:, :-1]
+    p.W1, p.W2 = p.W1.T.contiguous().T, p.W2.T.contiguous().T
+    assert not any(V.is_contiguous() for V in (p.X, p.Y, p.W1, p.W2))
+    assert_true(p, kernel(p, input_gradient=True))
+    assert all(dV.is_contiguous() for dV in kernel(p)[1].values())
+
+
+def test_one_example_for_all(threads):
+    p = of_size("tanh", "binary", m=1, n_x=5, n_h=7)
+    p.X, p.Y = p.X.expand(53, 5), p.Y.expand(53, 1)
+    assert_true(p, kernel(p))
+
+
+def test_sums_do_not_get_worse_as_the_examples_get_more():
+    m = 10**7
+    generator = torch.Generator().manual_seed(0)
+    p = of_size("tanh", "binary", m=1, n_x=3, n_h=4)
+    p.X, p.Y = torch.randn(m, 3, generator=generator), torch.rand(m, generator=generator)
+    J, grads = kernel(p)
+    options = {"activation": "tanh", "task": "binary"}
+    true_J, truth = passes.loss_and_grads(p.X.double(), p.Y, *(V.double() for V in p.network[1:]), **options)
+    assert relative_error(J, true_J) < 1e-6
+    for name, dV in truth.items():
+        assert relative_error(grads[name], dV) < 1e-5
+
+
+def test_it_is_bitwise_repeatable(threads):
+    p = of_size("sigmoid", "multiclass", m=1501, n_x=33, n_h=45)
+    first, second = kernel(p), kernel(p)
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(first[1][name], second[1][name]) for name in PARAMETERS)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_activations_are_good_to_some_last_places(activation):
+    """``g`` of one number at a time, which comes out as ``db2`` of a regression towards 0, and ``g'`` as ``db1``."""
+    z = torch.cat([torch.linspace(-12, 12, 801), torch.logspace(-30, 2, 200), -torch.logspace(-30, 2, 200)])
+    one, zero = torch.ones(1, 1), torch.zeros(1)
+    for x in z:
+        _, grads = cpu.loss_and_grads(
+            x.view(1, 1), one * 0, one, zero, one, zero, activation=activation, task="regression"
+        )
+        a = getattr(torch, activation)(x.double())
+        if a.abs() > torch.finfo(torch.float32).tiny:  # less is flushed to zero
+            assert abs(grads["b2"] - a) <= 2 * EPS * abs(a)
+
+
+def test_the_cost_is_finite_and_exact_for_any_logits():
+    z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])])
+    one, zero = torch.ones(1, 1), torch.zeros(1)
+    for x in z:
+        for y in (0.0, 0.3, 1.0):
+            Y = torch.full((1, 1), y)
+            J, grads = cpu.loss_and_grads(x.view(1, 1), Y, one, zero, one, zero, activation="leaky_relu", task="binary")
+            logit = F.leaky_relu(x).double()
+            torch.testing.assert_close(
+                J.double(), F.binary_cross_entropy_with_logits(logit, Y.double()[0, 0]), rtol=4 * EPS, atol=1e-37
+            )
+            torch.testing.assert_close(grads["b2"][0].double(), logit.sigmoid() - Y[0, 0].double(), rtol=0, atol=EPS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_no_number_stays_none(activation, task):
+    p = of_size(activation, task, m=53, n_x=5, n_h=7)
+    p.X[17, 2] = torch.nan
+    J, grads = kernel(p)
+    assert J.isnan()
+    assert grads["W1"].isnan().any()
+    assert grads["b2"].isnan().any()
+
+
+def test_an_infinite_input_saturates():
+    p = of_size("tanh", "binary", m=53, n_x=5, n_h=7)
+    p.X[17, 2] = torch.inf
+    J, grads = kernel(p)
+    assert relative_error(J, truth(p)[0]) < 50 * EPS
+    assert grads["W2"].isfinite().all()
+
+
+def test_numbers_below_the_smallest_are_zero_and_the_mode_of_the_processor_stays():
+    p = of_size("relu", "binary", m=53, n_x=5, n_h=7)
+    p.X.fill_(1e-40)
+    kernel(p)
+    assert torch.tensor([1e-40]).mul(0.5).item() > 0
+
+
+@pytest.mark.parametrize("n_y", [1, 9])
+def test_what_comes_back_to_the_logits(n_y):
+    """The cost ``Σ Z2 ⊙ dZ2``, a sum, whose gradients are those along ``dZ2``; also of no examples at all."""
+    p = of_size("tanh", "regression", m=53, n_x=5, n_h=7, n_y=n_y)
+    inputs = [V.double().requires_grad_() for V in p.network]
+    grads = torch.autograd.grad(p.true_logits(*inputs), inputs, p.Y.double())
+    p.task = PAIRING
+    J, found = kernel(p, reduction="sum", input_gradient=True)
+    assert relative_error(J, (p.true_logits(*p.network).double() * p.Y).sum()) < 50 * EPS
+    for name, dV in zip(("X", *PARAMETERS), grads, strict=True):
+        assert relative_error(found[name], dV) < 50 * EPS
+    p.X, p.Y = p.X[:0], p.Y[:0]
+    assert not any(dV.any() for dV in kernel(p, reduction="sum")[1].values())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_streamed_mode_and_loss_and_grads_take_it(task, monkeypatch):
+    calls = []
+    original = cpu.loss_and_grads
+    monkeypatch.setattr(cpu, "loss_and_grads", lambda *args, **options: calls.append(1) or original(*args, **options))
+    p = of_size("tanh", task, m=53, n_x=5, n_h=7)
+    for options in ({}, {"kernel": "cpu"}):
+        net = p.net(backward="streamed", **options)
+        assert_true(p, net.loss_and_grads(p.X, p.Y))
+        J = net.loss(p.X, p.Y)
+        (3 * J).backward()
+        assert_true(p, (J, {name: V.grad / 3 for name, V in net.named_parameters()}))
+        net.zero_grad()
+        net.cost(net(p.X), p.Y).backward()
+        assert_true(p, (J, {name: V.grad for name, V in net.named_parameters()}))
+    assert len(calls) == 6
+    net = p.net(backward="streamed", kernel="torch")
+    net.loss(p.X, p.Y).backward()
+    net.cost(net(p.X), p.Y).backward()
+    net.loss_and_grads(p.X, p.Y)
+    assert len(calls) == 6
+
+
+REFUSED = {
+    "X and W1 are torch.float32 and torch.float64": lambda p: [p.X, p.Y, p.W1.double()],
+    "X and W1 are torch.float64 and torch.float64": lambda p: [p.X.double(), p.Y, p.W1.double()],
+    "X has strides": lambda p: [p.X.T.contiguous().T, p.Y, p.W1],
+    "Y has strides": lambda p: [p.X, p.Y.T.contiguous().T, p.W1],
+    "no targets of torch.float16": lambda p: [p.X, p.Y.half(), p.W1],
+    "W1 is on meta": lambda p: [p.X, p.Y, p.W1.to("meta")],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_it_does_not_take_goes_to_torch_and_raises_where_asked_for(reason):
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    assert passes.kernel_for(p.X, p.Y, p.W1) == "cpu"
+    arguments = REFUSED[reason](p)
+    assert passes.kernel_for(*arguments) == "torch"
+    with pytest.raises(RuntimeError, match=f"kernel 'cpu' cannot run: .*{reason}"):
+        passes.kernel_for(*arguments, kernel="cpu")
+
+
+def test_weights_that_it_does_not_read():
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    for sample_weight in (torch.rand(53).double(), torch.rand(106)[::2]):
+        assert passes.kernel_for(p.X, p.Y, p.W1, sample_weight=sample_weight) == "torch"
+
+
+def test_inside_a_transform_there_is_no_memory_to_read():
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    seen = []
+    torch.func.vmap(lambda X: seen.append(passes.kernel_for(X, p.Y, p.W1)) or X)(p.X.expand(2, 53, 5))
+    torch.func.grad(lambda W1: seen.append(passes.kernel_for(p.X, p.Y, W1)) or W1.sum())(p.W1)
+    assert seen == ["torch", "torch"]
+
+
+def test_chunks_are_obeyed():
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    assert passes.kernel_for(p.X, p.Y, p.W1, chunk_size=10) == "torch"
+    with pytest.raises(ValueError, match=r"chunk_size must be None for kernel 'cpu', .* got 10"):
+        passes.kernel_for(p.X, p.Y, p.W1, chunk_size=10, kernel="cpu")
+    with pytest.raises(ValueError, match="kernel must be one of 'torch', 'cpu', got 'gpu'"):
+        passes.kernel_for(p.X, p.Y, p.W1, kernel="gpu")
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """Nothing is compiled yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu._load.cache_clear()
+    yield tmp_path
+    cpu._load.cache_clear()
+
+
+def test_without_a_compiler_torch_runs(fresh, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(fresh))
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
+    with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler"):
+        passes.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu")
+
+
+def test_a_compiler_that_fails_is_heard_once(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -c 'raise SystemExit(\"out of ink\")'")
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    with pytest.warns(UserWarning, match="the CPU kernel is not used: .*out of ink"):
+        assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
+    assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
+    assert not list(fresh.rglob("*.so"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this kind")
+@pytest.mark.parametrize("processor", ["x86-64", "haswell"])
+def test_shorter_vectors(fresh, monkeypatch, processor):
+    """Builds for older processors, with other sizes of blocks; what has AVX-512 runs them too."""
+    if processor == "haswell" and "AVX" not in torch.backends.cpu.get_cpu_capability():
+        pytest.skip("this processor does not run it")
+    monkeypatch.setattr(cpu, "NATIVE", f"-march={processor}")
+    for n_x, n_h, n_y in ((5, 7, 1), (70, 45, 9)):
+        p = of_size("tanh", "regression", m=153, n_x=n_x, n_h=n_h, n_y=n_y)
+        assert_true(p, kernel(p, input_gradient=True))
+
+
+BUILD = """
+import torch
+from twolayer.kernels import cpu
+print(cpu.build(cpu.compiler()))
+"""
+
+
+def test_processes_that_build_at_once_build_the_same(fresh):
+    source = str(Path(cpu.__file__).parents[2])
+    building = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r})\n{BUILD}"], stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    paths = {process.communicate()[0].decode().strip() for process in building}
+    assert all(process.returncode == 0 for process in building)
+    assert [str(path) for path in fresh.rglob("*.*")] == list(paths)
+
+
+MEMORY = """
+import resource, sys
+import torch
+from twolayer.kernels import cpu
+m = int(sys.argv[1])
+X, Y = torch.rand(m, 8), torch.rand(m)
+parameters = [torch.rand(64, 8), torch.rand(64), torch.rand(1, 64), torch.rand(1)]
+cpu.loss_and_grads(X[:20000], Y[:20000], *parameters, activation="tanh", task="binary")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cpu.loss_and_grads(X, Y, *parameters, activation="tanh", task="binary")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_examples():
+    assert int(run(MEMORY, "1000000")) < 4 * 1024
