@@ -443,6 +443,8 @@ def test_blocks_where_they_cannot_be_right_are_refused(fit):
         ValueError, match="steps_per_call of the loader must be None, since accumulate_grad_batches is 2"
     ):
         fit(None, loader=loader, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=r"steps_per_call of the loader must be 3, for .* max_steps .* ask, got 4"):
+        fit(None, loader=loader, max_steps=9)
 
 
 def test_a_fused_optimizer_unless_told_otherwise(fit):

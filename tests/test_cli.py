@@ -119,6 +119,7 @@ def test_the_gpu_preset_asks_for_a_gpu():  # parsed only: there may be none
         check=True,
     ).stdout
     assert yaml.safe_load(out)["trainer"]["accelerator"] == "gpu"
+    assert yaml.safe_load(out)["data"]["init_args"]["on_device"] is True
 
 
 # What a person sees.

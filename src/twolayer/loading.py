@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
 
 from twolayer.checks import positive_int
 
@@ -38,10 +38,11 @@ class Block:
     def __iter__(self) -> Iterator[Batch]:
         return map(self._take, self._rows)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Block":
+    def to(self, device: torch.device) -> "Block":
         """All of its batches on that device, as Lightning asks for them; the block itself where they are there."""
         if device == self._device:
             return self
+        non_blocking = device.type == "cuda"  # elsewhere that is not safe
         moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in self]
         return Block(moved.__getitem__, range(len(moved)), device)
 
@@ -155,7 +156,7 @@ class TensorLoader(DataLoader):
         # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
         start, self._start = self._start, 0
         sampler: Any = self.sampler
-        if hasattr(sampler, "set_epoch"):
+        if isinstance(sampler, SeededSampler | DistributedSampler):
             if self._resumed is not None:  # Lightning counts an epoch that `max_steps` cut short twice, once resumed
                 self._ahead, self._resumed = sampler.epoch - self._resumed, None
             sampler.set_epoch(sampler.epoch - self._ahead)
@@ -217,7 +218,7 @@ class TensorLoader(DataLoader):
                     f"{name} must be {state_dict[name]}, with which the checkpoint's unfinished epoch began, got {here}"
                 )
         self._start, self._served, self._resumed = start, start, epoch
-        if hasattr(self.sampler, "set_epoch"):
+        if isinstance(self.sampler, SeededSampler | DistributedSampler):
             self.sampler.set_epoch(epoch)
 
     def _layout(self) -> dict[str, Any]:

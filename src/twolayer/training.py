@@ -29,11 +29,13 @@ from torchmetrics.regression import MeanSquaredError, R2Score
 from twolayer.blocks import aligned_steps, only_the_optimizer_s, why_not_in_blocks
 from twolayer.checks import positive_int
 from twolayer.descent import by_autograd
-from twolayer.loading import Block
+from twolayer.loading import Block, TensorLoader
 from twolayer.network import TwoLayerNet
 from twolayer.standardization import Standardize
 
 Batch = tuple[Tensor, Tensor]
+
+WHY_ALIGNED = "for blocks to end where max_steps and checkpoints ask"
 
 
 def metrics_for(task: str, out_features: int) -> MetricCollection:
@@ -85,7 +87,7 @@ class LitTwoLayer(L.LightningModule):
             which costs about as much as the step itself.
 
     Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
-    with the same prefixes.
+    with the same prefixes. Of an epoch within which a run was resumed, ``train_loss`` is the mean over what was left.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -204,13 +206,19 @@ class LitTwoLayer(L.LightningModule):
             return None
         size = aligned_steps(self.trainer, self.steps_per_call, steps)
         if size < self.steps_per_call:
-            why = "for blocks to end where max_steps and checkpoints ask"
-            rank_zero_info(f"steps_per_call: {size}, {why} (configured: {self.steps_per_call})")
+            rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
         return size
 
     def on_train_start(self) -> None:
         self._why_no_blocks = why_not_in_blocks(self.trainer, self, LitTwoLayer)
         self._bare_steps = only_the_optimizer_s(self.trainer, self)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, TensorLoader) and loader.steps_per_call is not None and self._why_no_blocks is None:
+            size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps)
+            if size < loader.steps_per_call:
+                raise ValueError(
+                    f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}"
+                )
 
     def on_train_batch_start(self, batch: Batch | Block, batch_idx: int) -> None:
         self._in_block = isinstance(batch, Block)
