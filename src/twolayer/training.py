@@ -179,7 +179,7 @@ class LitTwoLayer(L.LightningModule):
     def training_step(self, batch: Batch | Block, batch_idx: int) -> Tensor:
         if isinstance(batch, Block):
             return self._take_steps(batch)
-        X, T, Y = self._prepared(*batch)
+        X, T, Y = self.prepared(*batch)
         if self.train_metrics is not None:
             self._evaluate(self.train_metrics, X, T, Y)
         J = self.net.loss(X, T)
@@ -254,7 +254,7 @@ class LitTwoLayer(L.LightningModule):
         costs: list[Tensor] = []
         sizes: list[int] = []
         for batch in block:
-            X, T, Y = self._prepared(*convert(batch))
+            X, T, Y = self.prepared(*convert(batch))
             if costs:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
                 loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
                 loop._batches_that_stepped += 1
@@ -300,7 +300,7 @@ class LitTwoLayer(L.LightningModule):
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def _step(self, batch: Batch, metrics: MetricCollection, stage: str) -> None:
-        X, T, Y = self._prepared(*batch)
+        X, T, Y = self.prepared(*batch)
         J = self._evaluate(metrics, X, T, Y)
         self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(X))
 
@@ -335,7 +335,7 @@ class LitTwoLayer(L.LightningModule):
         metrics.update(*self._for_metrics(self._predictions(logits), Y))
         return self.net.cost(logits, T)
 
-    def _prepared(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def prepared(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the network takes and what its cost compares with, standardised, and the targets in raw units."""
         if self.standardize_targets is None:
             return self.standardize_inputs(X), Y, Y
