@@ -1,0 +1,179 @@
+"""What the GPU's kernels have in common: their arguments, the buffers of their sums, and the mean at the end.
+
+Each program of a kernel writes its own sums, in float32, and one more kernel adds them up in a fixed order and divides by the
+total weight: no atomics, so the result is the same to the last bit each time. A program adds up some thousand tiles, each the sum of 32
+to 128 examples: rounding to nearest, the error grows as the root of that number, about 1e-6 at 2²⁴ examples.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twolayer.activations import LEAKY_RELU_SLOPE
+
+
+def padded(n: int) -> int:
+    """What stands for ``n`` in a tile: the next power of two, at least 16."""
+    return max(16, triton.next_power_of_2(n))
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How tensor cores multiply: float32 as :func:`torch.set_float32_matmul_precision` says.
+
+    ``"highest"`` splits each number into two of TensorFloat32, three products in all, with an error like that of float32;
+    ``"high"`` and ``"medium"`` round to TensorFloat32, as PyTorch itself does on CUDA for both.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+class Launch(NamedTuple):
+    """A kernel with its grid and its arguments by name."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    warps: int
+    stages: int
+
+    def __call__(self) -> None:
+        self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=self.stages)
+
+
+class Pass:
+    """A call of ``loss_and_grads``: its arguments as kernels take them, the buffers that they fill, the result.
+
+    Args: as for :func:`twolayer.streaming.loss_and_grads`.
+    """
+
+    sums: Tensor
+    """``(slots, …)``, each row ``dW1, db1, dW2`` of some of the examples."""
+    costs: Tensor
+    """``(slots, n_y + 2)``, each row ``db2, J, Σ w`` of some of the examples."""
+
+    def __init__(
+        self,
+        X: Tensor,
+        Y: Tensor,
+        W1: Tensor,
+        b1: Tensor,
+        W2: Tensor,
+        b2: Tensor,
+        *,
+        activation: str,
+        task: str,
+        sample_weight: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        input_gradient: bool = False,
+    ) -> None:
+        (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
+        self.X, self.dtype = X, W1.dtype
+        self.multiprocessors = (
+            torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
+        )
+        self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
+        # The range of float16 is narrow, and what the weights are measured in cancels in the mean.
+        small = X.dtype == torch.float16
+        if sample_weight is not None:
+            sample_weight = sample_weight / sample_weight.max() if small else sample_weight
+        if class_weight is not None:
+            class_weight = class_weight.to(torch.float32)
+            class_weight = class_weight / class_weight.max() if small else class_weight
+        self.arguments = {
+            "X": X,
+            "Y": Y.view(torch.uint8) if Y.dtype == torch.bool else Y,
+            "W1": W1.contiguous(),
+            "b1": b1.contiguous(),
+            "W2": W2.contiguous(),
+            "b2": b2.contiguous(),
+            "sample_weight": None if sample_weight is None else sample_weight.contiguous(),
+            "class_weight": None if class_weight is None else class_weight.contiguous(),
+            "m": self.m,
+            "n_x": self.n_x,
+            "n_h": self.n_h,
+            "n_y": self.n_y,
+            "X_stride": X.stride(0),
+            "Y_stride": Y.stride(0),
+            "smoothing": float(label_smoothing),
+            "ACTIVATION": activation,
+            "SLOPE": LEAKY_RELU_SLOPE,
+            "TASK": task,
+            "CLASS_INDICES": task == "multiclass" and not Y.is_floating_point(),
+            "PRECISION": precision(X.dtype),
+        }
+
+    def allocate(self, slots: int, cost_slots: int) -> None:
+        n = self.n_h * (self.n_x + 1 + self.n_y)
+        self.sums = self.X.new_empty(slots, n, dtype=torch.float32)
+        self.costs = self.X.new_empty(cost_slots, self.n_y + 2, dtype=torch.float32)
+        self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
+        self.J = self.X.new_empty(2, dtype=torch.float32)
+
+    def mean(self) -> Launch:
+        """The launch that makes the result out of the sums."""
+        n, block = self.sums.shape[1], 64
+        arguments = {
+            "sums": self.sums,
+            "slots": len(self.sums),
+            "n": n,
+            "costs": self.costs,
+            "cost_slots": len(self.costs),
+            "n_y": self.n_y,
+            "grads": self.grads,
+            "J": self.J,
+            "BLOCK": block,
+        }
+        return Launch(mean, (triton.cdiv(n + self.n_y + 1, block),), arguments, warps=4, stages=1)
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        shapes = {"W1": (self.n_h, self.n_x), "b1": (self.n_h,), "W2": (self.n_y, self.n_h), "b2": (self.n_y,)}
+        parts = self.grads.split([torch.Size(shape).numel() for shape in shapes.values()])
+        grads = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        J, total_weight = self.J
+        if self.dX is not None:
+            grads["X"] = self.dX.div_(total_weight)
+        return J, grads
+
+
+@triton.jit
+def mean(sums, slots, n, costs, cost_slots, n_y, grads, J, BLOCK: tl.constexpr):
+    """``grads`` are the columns of ``sums`` and then ``costs``, added up and divided by the total weight; so is ``J``."""
+    total_weight = tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    of_sums = add_slots(sums, i, slots, n, n, BLOCK)
+    of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)
+    total = tl.where(i < n, of_sums, of_costs) / total_weight
+    tl.store(grads + i, total.to(grads.dtype.element_ty), mask=i < n + n_y)
+    tl.store(J + i - n - n_y, total, mask=i == n + n_y)
+    tl.store(J + 1, total_weight, mask=tl.program_id(0) == 0)
+
+
+@triton.jit
+def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
+    """``Σ_s sums[s, i]``, for what of ``i`` is within ``[0, n)``."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, slots, 32):
+        s = first + tl.arange(0, 32)
+        part = tl.load(
+            sums + s[:, None].to(tl.int64) * stride + i[None, :],
+            mask=(s[:, None] < slots) & (i[None, :] >= 0) & (i[None, :] < n),
+            other=0.0,
+        )
+        total += tl.sum(part, 0)
+    return total
+
+
+def run(plan: Callable[[Pass], list[Launch]], *network: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """:func:`twolayer.streaming.loss_and_grads` by the launches that are planned."""
+    with torch.cuda.device_of(network[0]), torch.no_grad():
+        p = Pass(*network, **options)
+        for launch in plan(p):
+            launch()
+        p.mean()()
+        return p.result()
