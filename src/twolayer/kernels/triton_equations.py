@@ -49,8 +49,8 @@ def prime(A, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
 
 @triton.jit
 def add_dot(total, A, B, PRECISION: tl.constexpr):
-    """``total + A B``. Tensor cores cut off what they add to; in full precision the sum is formed outside of them."""
-    if PRECISION == "tf32x3":
+    """``total + A B``. Tensor cores cut off what they add to, so that in full precision it is added outside of them."""
+    if PRECISION != "tf32":
         return tl.fma(tl.dot(A, B, input_precision=PRECISION), 1.0, total)
     else:
         return tl.dot(A, B, total, input_precision=PRECISION)
@@ -59,19 +59,63 @@ def add_dot(total, A, B, PRECISION: tl.constexpr):
 @triton.jit
 def load_block(pointer, i, j, row, column, m, n):
     """``pointer[i, j]`` of an ``m × n`` array with these strides, zero outside of it."""
-    return tl.load(
-        pointer + i[:, None].to(tl.int64) * row + j[None, :] * column,
-        mask=(i[:, None] < m) & (j[None, :] < n),
-        other=0.0,
-    )
+    mask = (i[:, None] < m) & (j[None, :] < n)
+    return tl.load(pointer + i[:, None] * row + j[None, :] * column, mask=mask, other=0.0)
+
+
+@triton.jit
+def store_block(pointer, i, j, row, m, n, values):
+    """``pointer[i, j] = values`` within an ``m × n`` array of this stride."""
+    tl.store(pointer + i[:, None] * row + j[None, :], values, mask=(i[:, None] < m) & (j[None, :] < n))
+
+
+@triton.jit
+def load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype: tl.constexpr):
+    """``W1 (H, N_X)``, ``b1`` and ``W2ᵀ (H, N_Y)`` of the hidden units ``h``."""
+    w1 = load_block(W1, h, k, n_x, 1, n_h, n_x).to(dtype)
+    w2 = load_block(W2, h, j, 1, n_h, n_h, n_y).to(dtype)
+    return w1, tl.load(b1 + h, mask=h < n_h, other=0.0).to(tl.float32), w2
 
 
 @triton.jit
 def hidden(X, W1, b1, h, n_h, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr):
     """``A1`` in float32, ``(H, ROWS)``, from ``X (ROWS, N_X)`` and ``W1 (H, N_X)``."""
     Z1 = tl.dot(W1, tl.trans(X), input_precision=PRECISION) + b1[:, None]
-    A1 = activation(Z1, ACTIVATION, SLOPE, PRECISION == "tf32x3")
+    A1 = activation(Z1, ACTIVATION, SLOPE, PRECISION != "tf32")
     return tl.where(h[:, None] < n_h, A1, 0.0)  # units that are none stay out of it, also where X is infinite
+
+
+@triton.jit
+def hidden_error(A1, W2, dZ2, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr):
+    """``dZ1 (H, ROWS)`` in float32, from ``A1 (H, ROWS)``, ``W2ᵀ (H, N_Y)`` and ``dZ2 (ROWS, N_Y)``."""
+    dA1 = tl.dot(W2, tl.trans(dZ2), input_precision=PRECISION)
+    return dA1 * prime(A1, ACTIVATION, SLOPE)
+
+
+@triton.jit
+def add_gradients(dW1, db1, dW2, X, A1, dZ1, dZ2, PRECISION: tl.constexpr):
+    """``dW1 (H, N_X)``, ``db1 (H,)`` and ``dW2ᵀ (H, N_Y)`` with those of a tile added."""
+    dW1 = add_dot(dW1, dZ1.to(X.dtype), X, PRECISION)
+    dW2 = add_dot(dW2, A1.to(X.dtype), dZ2, PRECISION)
+    return dW1, db1 + tl.sum(dZ1, 1), dW2
+
+
+@triton.jit
+def store_gradients(sums, dW1, db1, dW2, h, k, j, n_x, n_h, n_y):
+    """Puts hidden units ``h`` of them where ``sums`` points to: ``dW1, db1, dW2``, one after the other."""
+    store_block(sums, h, k, n_x, n_h, n_x, dW1)
+    sums += n_h * n_x
+    tl.store(sums + h, db1, mask=h < n_h)
+    sums += n_h
+    tl.store(sums + j[None, :] * n_h + h[:, None], dW2, mask=(h[:, None] < n_h) & (j[None, :] < n_y))
+
+
+@triton.jit
+def store_costs(costs, db2, J, weight, j, n_y):
+    """``db2, J, Σ w``, one after the other, from those of each row of a tile."""
+    tl.store(costs + j, tl.sum(db2, 0), mask=j < n_y)
+    tl.store(costs + n_y, tl.sum(J))
+    tl.store(costs + n_y + 1, tl.sum(weight))
 
 
 @triton.jit
@@ -96,6 +140,7 @@ def output(
     Y,
     sample_weight,
     class_weight,
+    first,
     i,
     m,
     n_y,
@@ -105,19 +150,24 @@ def output(
     CLASS_INDICES: tl.constexpr,
     N_Y: tl.constexpr,
 ):
-    """Each example's weighted loss and weight, ``(ROWS,)``, and ``dZ2 (ROWS, N_Y)``, zero where there is no example."""
+    """Each example's weighted loss and weight, ``(ROWS,)``, and ``dZ2 (ROWS, N_Y)``, zero where there is no example.
+
+    The examples are ``first + i`` for an ``i`` below ``m``.
+    """
     j = tl.arange(0, N_Y)
+    Y += first * Y_stride
     real = (i[:, None] < m) & (j[None, :] < n_y)
     if CLASS_INDICES:
-        index = tl.load(Y + i.to(tl.int64) * Y_stride, mask=i < m, other=0)
+        index = tl.load(Y + i * Y_stride, mask=i < m, other=0)
+        index = tl.where((index >= 0) & (index < n_y), index, -1).to(tl.int32)
         y = tl.where(index[:, None] == j[None, :], 1.0, 0.0)
-        y = tl.where((index[:, None] >= 0) & (index[:, None] < n_y), y, float("nan"))
+        y = tl.where(index[:, None] < 0, float("nan"), y)
     else:
         y = load_block(Y, i, j, Y_stride, 1, m, n_y).to(tl.float32)
 
     w = tl.where(i < m, 1.0, 0.0)
     if sample_weight is not None:
-        w = tl.load(sample_weight + i, mask=i < m, other=0.0).to(tl.float32)
+        w = tl.load(sample_weight + first + i, mask=i < m, other=0.0).to(tl.float32)
     if class_weight is not None:
         if TASK == "binary":
             label = tl.sum(tl.where(real, y, 0.0), 1)

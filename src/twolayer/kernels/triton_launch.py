@@ -16,20 +16,20 @@ from torch import Tensor
 from twolayer.activations import LEAKY_RELU_SLOPE
 
 
-def padded(n: int) -> int:
+def padded(n: int, least: int = 16) -> int:
     """What stands for ``n`` in a tile: the next power of two, at least 16."""
-    return max(16, triton.next_power_of_2(n))
+    return max(least, triton.next_power_of_2(n))
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How tensor cores multiply: float32 as :func:`torch.set_float32_matmul_precision` says.
+def precision(X: Tensor) -> str:
+    """How float32 is multiplied, as :func:`torch.set_float32_matmul_precision` says.
 
-    ``"highest"`` splits each number into two of TensorFloat32, three products in all, with an error like that of float32;
-    ``"high"`` and ``"medium"`` round to TensorFloat32, as PyTorch itself does on CUDA for both.
+    ``"highest"`` takes each number apart into three of bfloat16, which hold all of its 24 bits, and leaves out products below
+    float32's ε. ``"high"`` and ``"medium"`` take TensorFloat32, as PyTorch itself does on CUDA for both.
     """
-    if dtype != torch.float32:
-        return "ieee"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    if X.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee" if X.is_cpu else "bf16x6"  # the interpreter has float32 itself
 
 
 class Launch(NamedTuple):
@@ -74,9 +74,8 @@ class Pass:
     ) -> None:
         (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
         self.X, self.dtype = X, W1.dtype
-        self.multiprocessors = (
-            torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
-        )
+        self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
+        self.errors = None
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
         # The range of float16 is narrow, and what the weights are measured in cancels in the mean.
         small = X.dtype == torch.float16
@@ -105,8 +104,14 @@ class Pass:
             "SLOPE": LEAKY_RELU_SLOPE,
             "TASK": task,
             "CLASS_INDICES": task == "multiclass" and not Y.is_floating_point(),
-            "PRECISION": precision(X.dtype),
+            "PRECISION": precision(X),
         }
+
+    def rows(self, most: int) -> int:
+        """Of a tile: as many in half precision, fewer where operands take more registers."""
+        if self.X.dtype != torch.float32:
+            return most
+        return most // 2 if self.arguments["PRECISION"] == "tf32" else most // 4
 
     def allocate(self, slots: int, cost_slots: int) -> None:
         n = self.n_h * (self.n_x + 1 + self.n_y)

@@ -6,10 +6,21 @@ the sums of the gradients in registers until the end.
 
 from functools import partial
 
+import torch
 import triton
 import triton.language as tl
 
-from twolayer.kernels.triton_equations import add_dot, hidden, load_block, output, prime
+from twolayer.kernels.triton_equations import (
+    add_gradients,
+    hidden,
+    hidden_error,
+    load_block,
+    load_weights,
+    output,
+    store_block,
+    store_costs,
+    store_gradients,
+)
 from twolayer.kernels.triton_launch import Launch, Pass, padded, run
 
 
@@ -23,7 +34,7 @@ def narrow_pass(
     b2,
     sample_weight,
     class_weight,
-    dX,
+    errors,
     sums,
     costs,
     m,
@@ -44,71 +55,53 @@ def narrow_pass(
     N_Y: tl.constexpr,
 ):
     dtype: tl.constexpr = X.dtype.element_ty
-    k, h, j = tl.arange(0, N_X), tl.arange(0, N_H), tl.arange(0, N_Y)
-    w1 = load_block(W1, h, k, n_x, 1, n_h, n_x).to(dtype)
-    w2 = load_block(W2, h, j, 1, n_h, n_h, n_y).to(dtype)  # W2ᵀ
-    bias1 = tl.load(b1 + h, mask=h < n_h, other=0.0).to(tl.float32)
+    i, k, h, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_H), tl.arange(0, N_Y)
+    w1, bias1, w2 = load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype)
     bias2 = tl.load(b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
-    ones = tl.full((ROWS, 16), 1.0, dtype)
-
     dW1 = tl.zeros((N_H, N_X), tl.float32)
-    db1 = tl.zeros((N_H, 16), tl.float32)
+    db1 = tl.zeros((N_H,), tl.float32)
     dW2 = tl.zeros((N_H, N_Y), tl.float32)
     db2 = tl.zeros((ROWS, N_Y), tl.float32)
     J = tl.zeros((ROWS,), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(m, ROWS), tl.num_programs(0)):
-        i = tile * ROWS + tl.arange(0, ROWS)
-        x = load_block(X, i, k, X_stride, 1, m, n_x)
+        first = tl.cast(tile, tl.int64) * ROWS
+        left = (m - first).to(tl.int32)
+        x = load_block(X + first * X_stride, i, k, X_stride, 1, left, n_x)
         A1 = hidden(x, w1, bias1, h, n_h, ACTIVATION, SLOPE, PRECISION)
-        a1 = A1.to(dtype)
-        Z2 = tl.dot(tl.trans(a1), w2, input_precision=PRECISION) + bias2[None, :]
+        Z2 = tl.dot(tl.trans(A1.to(dtype)), w2, input_precision=PRECISION) + bias2[None, :]
         L, w, dZ2 = output(
-            Z2, Y, sample_weight, class_weight, i, m, n_y, Y_stride, smoothing, TASK, CLASS_INDICES, N_Y
+            Z2, Y, sample_weight, class_weight, first, i, left, n_y, Y_stride, smoothing, TASK, CLASS_INDICES, N_Y
         )
         J += L
         weight += w
         db2 += dZ2
         dz2 = dZ2.to(dtype)
-        dW2 = add_dot(dW2, a1, dz2, PRECISION)
-        dA1 = tl.dot(w2, tl.trans(dz2), input_precision=PRECISION)
-        dz1 = (dA1 * prime(A1, ACTIVATION, SLOPE)).to(dtype)
-        dW1 = add_dot(dW1, dz1, x, PRECISION)
-        db1 = add_dot(db1, dz1, ones, PRECISION)
-        if dX is not None:
-            dx = tl.dot(tl.trans(dz1), w1, input_precision=PRECISION)
-            inside = (i[:, None] < m) & (k[None, :] < n_x)
-            tl.store(dX + i[:, None].to(tl.int64) * n_x + k[None, :], dx.to(dX.dtype.element_ty), mask=inside)
-
-    sums += tl.program_id(0) * n_h * (n_x + 1 + n_y)
-    tl.store(sums + h[:, None] * n_x + k[None, :], dW1, mask=(h[:, None] < n_h) & (k[None, :] < n_x))
-    sums += n_h * n_x
-    tl.store(sums + h, tl.sum(db1, 1) / 16, mask=h < n_h)  # sixteen times the same
-    sums += n_h
-    tl.store(sums + j[None, :] * n_h + h[:, None], dW2, mask=(h[:, None] < n_h) & (j[None, :] < n_y))
-    costs += tl.program_id(0) * (n_y + 2)
-    tl.store(costs + j, tl.sum(db2, 0), mask=j < n_y)
-    tl.store(costs + n_y, tl.sum(J))
-    tl.store(costs + n_y + 1, tl.sum(weight))
+        if errors is not None:
+            store_block(errors + first * n_y, i, j, n_y, left, n_y, dz2)
+        dZ1 = hidden_error(A1, w2, dz2, ACTIVATION, SLOPE, PRECISION)
+        dW1, db1, dW2 = add_gradients(dW1, db1, dW2, x, A1, dZ1, dz2, PRECISION)
+    store_gradients(sums + tl.program_id(0) * n_h * (n_x + 1 + n_y), dW1, db1, dW2, h, k, j, n_x, n_h, n_y)
+    store_costs(costs + tl.program_id(0) * (n_y + 2), db2, J, weight, j, n_y)
 
 
 def why_not(n_x: int, n_h: int, n_y: int) -> str | None:
     """What keeps the kernel from a network of this size, or None."""
-    n_x, n_h, n_y = map(padded, (n_x, n_h, n_y))
-    if n_x * n_h > 4096 or n_h * n_y > 4096 or n_h > 256 or n_y > 64:
+    n_x, n_h, n_y = padded(n_x), padded(n_h, 64), padded(n_y)
+    if n_x * n_h > 4096 or n_h > 128 or n_y > 16:
         return f"its sums do not fit the registers: n_x, n_h and n_y, padded, are {n_x}, {n_h} and {n_y}"
     return None
 
 
 def plan(p: Pass) -> list[Launch]:
     """What to launch; it fills ``p.sums`` and ``p.costs``."""
-    N_X, N_H, N_Y = map(padded, (p.n_x, p.n_h, p.n_y))
-    rows = min(128, 8192 // N_H)
+    N_X, N_H, N_Y = padded(p.n_x), padded(p.n_h, 64), padded(p.n_y)
+    rows = p.rows(64)
     programs = min(2 * p.multiprocessors, triton.cdiv(p.m, rows))
     p.allocate(programs, programs)
-    arguments = p.arguments | {"dX": p.dX, "sums": p.sums, "costs": p.costs}
+    arguments = p.arguments | {"errors": p.errors, "sums": p.sums, "costs": p.costs}
     sizes = {"ROWS": rows, "N_X": N_X, "N_H": N_H, "N_Y": N_Y}
-    return [Launch(narrow_pass, (programs,), arguments | sizes, warps=8 if N_H >= 128 else 4, stages=2)]
+    return [Launch(narrow_pass, (programs,), arguments | sizes, warps=N_H // 16, stages=2)]
 
 
 loss_and_grads = partial(run, plan)
