@@ -50,7 +50,7 @@ def compiled(launch: Launch) -> dict:
         else:
             signature[name] = "fp32"
     source = ASTSource(launch.kernel, {name: signature[name] for name in names}, constants, attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    options = {"num_warps": launch.warps}
     binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])

@@ -1,8 +1,8 @@
 """What the GPU's kernels have in common: their arguments, the buffers of their sums, and the mean at the end.
 
-Each program of a kernel writes its own sums, in float32, and one more kernel adds them up in a fixed order and divides by the
-total weight: no atomics, so the result is the same to the last bit each time. A program adds up some thousand tiles, each the sum of 32
-to 128 examples: rounding to nearest, the error grows as the root of that number, about 1e-6 at 2²⁴ examples.
+Each program of a kernel writes its own sums, in float32, and one more kernel adds them up in a fixed order and divides
+by the total weight: no atomics, so the result is the same to the last bit each time. In full precision a program adds up
+tiles, rounding each time to nearest: an error that grows as the root of their number, to about 4e-6 at 2²⁴ examples.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,18 @@ def padded(n: int, least: int = 16) -> int:
     return max(least, triton.next_power_of_2(n))
 
 
+def rows_of_a_tile(X: Tensor) -> int:
+    """As many as leave the registers room for the operands, which take more of them the more precise they are."""
+    if X.dtype != torch.float32:
+        return 64
+    return 32 if precision(X) == "tf32" else 16
+
+
 def precision(X: Tensor) -> str:
     """How float32 is multiplied, as :func:`torch.set_float32_matmul_precision` says.
 
-    ``"highest"`` takes each number apart into three of bfloat16, which hold all of its 24 bits, and leaves out products below
-    float32's ε. ``"high"`` and ``"medium"`` take TensorFloat32, as PyTorch itself does on CUDA for both.
+    ``"highest"`` takes each number apart into three of bfloat16, which hold all of its 24 bits, and leaves out products
+    below float32's ε. ``"high"`` and ``"medium"`` take TensorFloat32, as PyTorch itself does on CUDA for both.
     """
     if X.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
         return "tf32"
@@ -39,10 +46,9 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     warps: int
-    stages: int
 
     def __call__(self) -> None:
-        self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=self.stages)
+        self.kernel[self.grid](**self.arguments, num_warps=self.warps)
 
 
 class Pass:
@@ -51,6 +57,8 @@ class Pass:
     Args: as for :func:`twolayer.streaming.loss_and_grads`.
     """
 
+    errors: Tensor | None
+    """``dZ2 (m, n_y)``, where it is kept."""
     sums: Tensor
     """``(slots, …)``, each row ``dW1, db1, dW2`` of some of the examples."""
     costs: Tensor
@@ -73,9 +81,8 @@ class Pass:
         input_gradient: bool = False,
     ) -> None:
         (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
-        self.X, self.dtype = X, W1.dtype
+        self.X, self.dtype, self.rows = X, W1.dtype, rows_of_a_tile(X)
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
-        self.errors = None
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
         # The range of float16 is narrow, and what the weights are measured in cancels in the mean.
         small = X.dtype == torch.float16
@@ -107,34 +114,26 @@ class Pass:
             "PRECISION": precision(X),
         }
 
-    def rows(self, most: int) -> int:
-        """Of a tile: as many in half precision, fewer where operands take more registers."""
-        if self.X.dtype != torch.float32:
-            return most
-        return most // 2 if self.arguments["PRECISION"] == "tf32" else most // 4
-
-    def allocate(self, slots: int, cost_slots: int) -> None:
+    def allocate(self, slots: int, cost_slots: int, errors: bool) -> None:
+        """Buffers: so many partial sums, and ``dZ2`` where it is kept."""
+        self.errors = self.X.new_empty(self.m, self.n_y) if errors else None
         n = self.n_h * (self.n_x + 1 + self.n_y)
         self.sums = self.X.new_empty(slots, n, dtype=torch.float32)
         self.costs = self.X.new_empty(cost_slots, self.n_y + 2, dtype=torch.float32)
         self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
         self.J = self.X.new_empty(2, dtype=torch.float32)
 
+    def launch(self, kernel: Any, grid: tuple[int, ...], sizes: dict[str, int], *, warps: int) -> Launch:
+        """Of a kernel, with what it takes of the arguments and the buffers."""
+        buffers = {"errors": self.errors, "sums": self.sums, "costs": self.costs, "dX": self.dX}
+        buffers |= {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
+        arguments = self.arguments | buffers | sizes
+        return Launch(kernel, grid, {name: arguments[name] for name in kernel.arg_names}, warps)
+
     def mean(self) -> Launch:
         """The launch that makes the result out of the sums."""
         n, block = self.sums.shape[1], 64
-        arguments = {
-            "sums": self.sums,
-            "slots": len(self.sums),
-            "n": n,
-            "costs": self.costs,
-            "cost_slots": len(self.costs),
-            "n_y": self.n_y,
-            "grads": self.grads,
-            "J": self.J,
-            "BLOCK": block,
-        }
-        return Launch(mean, (triton.cdiv(n + self.n_y + 1, block),), arguments, warps=4, stages=1)
+        return self.launch(mean, (triton.cdiv(n + self.n_y + 1, block),), {"n": n, "BLOCK": block}, warps=4)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         shapes = {"W1": (self.n_h, self.n_x), "b1": (self.n_h,), "W2": (self.n_y, self.n_h), "b2": (self.n_y,)}
@@ -148,7 +147,7 @@ class Pass:
 
 @triton.jit
 def mean(sums, slots, n, costs, cost_slots, n_y, grads, J, BLOCK: tl.constexpr):
-    """``grads`` are the columns of ``sums`` and then ``costs``, added up and divided by the total weight; so is ``J``."""
+    """``grads`` and ``J`` are the columns of ``sums`` and then ``costs``, added up and divided by the total weight."""
     total_weight = tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     of_sums = add_slots(sums, i, slots, n, n, BLOCK)

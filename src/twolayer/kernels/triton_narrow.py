@@ -6,7 +6,6 @@ the sums of the gradients in registers until the end.
 
 from functools import partial
 
-import torch
 import triton
 import triton.language as tl
 
@@ -22,6 +21,7 @@ from twolayer.kernels.triton_equations import (
     store_gradients,
 )
 from twolayer.kernels.triton_launch import Launch, Pass, padded, run
+from twolayer.kernels.triton_wide import input_gradient
 
 
 @triton.jit
@@ -85,23 +85,22 @@ def narrow_pass(
     store_costs(costs + tl.program_id(0) * (n_y + 2), db2, J, weight, j, n_y)
 
 
-def why_not(n_x: int, n_h: int, n_y: int) -> str | None:
+def why_not(n_x: int, n_h: int, n_y: int, rows: int) -> str | None:
     """What keeps the kernel from a network of this size, or None."""
-    n_x, n_h, n_y = padded(n_x), padded(n_h, 64), padded(n_y)
-    if n_x * n_h > 4096 or n_h > 128 or n_y > 16:
-        return f"its sums do not fit the registers: n_x, n_h and n_y, padded, are {n_x}, {n_h} and {n_y}"
+    N_X, N_H, N_Y = padded(n_x), padded(n_h, 64), padded(n_y)
+    if N_X * N_H > 4096 or N_H > 128 or N_Y > 16:
+        return f"weights and sums do not fit the registers: n_x, n_h, n_y, padded, are {N_X}, {N_H}, {N_Y}"
     return None
 
 
 def plan(p: Pass) -> list[Launch]:
-    """What to launch; it fills ``p.sums`` and ``p.costs``."""
+    """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
     N_X, N_H, N_Y = padded(p.n_x), padded(p.n_h, 64), padded(p.n_y)
-    rows = p.rows(64)
-    programs = min(2 * p.multiprocessors, triton.cdiv(p.m, rows))
-    p.allocate(programs, programs)
-    arguments = p.arguments | {"errors": p.errors, "sums": p.sums, "costs": p.costs}
-    sizes = {"ROWS": rows, "N_X": N_X, "N_H": N_H, "N_Y": N_Y}
-    return [Launch(narrow_pass, (programs,), arguments | sizes, warps=N_H // 16, stages=2)]
+    programs = min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows))
+    p.allocate(programs, programs, errors=p.dX is not None)
+    sizes = {"ROWS": p.rows, "N_X": N_X, "N_H": N_H, "N_Y": N_Y}
+    launches = [p.launch(narrow_pass, (programs,), sizes, warps=N_H // 16)]
+    return launches if p.dX is None else [*launches, input_gradient(p)]
 
 
 loss_and_grads = partial(run, plan)
