@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from twolayer import passes
 from twolayer.activations import ACTIVATIONS
 from twolayer.kernels import cpu
-from twolayer.tasks import TASKS
+from twolayer.tasks import PAIRING, TASKS
 
 pytestmark = pytest.mark.skipif(cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -190,8 +190,47 @@ def test_numbers_below_the_smallest_are_zero_and_the_mode_of_the_processor_stays
     assert torch.tensor([1e-40]).mul(0.5).item() > 0
 
 
+@pytest.mark.parametrize("n_y", [1, 9])
+def test_what_comes_back_to_the_logits(n_y):
+    """The cost ``Σ Z2 ⊙ dZ2``, a sum, whose gradients are those along ``dZ2``; also of no examples at all."""
+    p = of_size("tanh", "regression", m=53, n_x=5, n_h=7, n_y=n_y)
+    inputs = [V.double().requires_grad_() for V in p.network]
+    grads = torch.autograd.grad(p.true_logits(*inputs), inputs, p.Y.double())
+    p.task = PAIRING
+    J, found = kernel(p, reduction="sum", input_gradient=True)
+    assert relative_error(J, (p.true_logits(*p.network).double() * p.Y).sum()) < 50 * EPS
+    for name, dV in zip(("X", *PARAMETERS), grads, strict=True):
+        assert relative_error(found[name], dV) < 50 * EPS
+    p.X, p.Y = p.X[:0], p.Y[:0]
+    assert not any(dV.any() for dV in kernel(p, reduction="sum")[1].values())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_streamed_mode_and_loss_and_grads_take_it(task, monkeypatch):
+    calls = []
+    original = cpu.loss_and_grads
+    monkeypatch.setattr(cpu, "loss_and_grads", lambda *args, **options: calls.append(1) or original(*args, **options))
+    p = of_size("tanh", task, m=53, n_x=5, n_h=7)
+    for options in ({}, {"kernel": "cpu"}):
+        net = p.net(backward="streamed", **options)
+        assert_true(p, net.loss_and_grads(p.X, p.Y))
+        J = net.loss(p.X, p.Y)
+        (3 * J).backward()
+        assert_true(p, (J, {name: V.grad / 3 for name, V in net.named_parameters()}))
+        net.zero_grad()
+        net.cost(net(p.X), p.Y).backward()
+        assert_true(p, (J, {name: V.grad for name, V in net.named_parameters()}))
+    assert len(calls) == 6
+    net = p.net(backward="streamed", kernel="torch")
+    net.loss(p.X, p.Y).backward()
+    net.cost(net(p.X), p.Y).backward()
+    net.loss_and_grads(p.X, p.Y)
+    assert len(calls) == 6
+
+
 REFUSED = {
-    "W1 is torch.float64": lambda p: [V.double() for V in (p.X, p.Y, p.W1)],
+    "W1 is torch.float64": lambda p: [p.X, p.Y, p.W1.double()],
+    "X is torch.float64": lambda p: [p.X.double(), p.Y, p.W1.double()],
     "X has strides": lambda p: [p.X.T.contiguous().T, p.Y, p.W1],
     "Y has strides": lambda p: [p.X, p.Y.T.contiguous().T, p.W1],
     "no targets of torch.float16": lambda p: [p.X, p.Y.half(), p.W1],

@@ -573,7 +573,7 @@ def test_loss_and_grads_equals_backward_in_low_precision(task, dtype, weighted, 
     p = problem("tanh", task, dtype=dtype, device=device)
     options = every_weight(p) if weighted else {}
     J, _, *gradients = value_and_gradients(cost_of(p, **options), (*p.network, p.Y))
-    got = loss_and_grads(p, **options)
+    got = loss_and_grads(p, kernel="torch", **options)
     assert [V.dtype for V in got] == [torch.float32, *4 * [dtype]]
     # The same operations on the same numbers; only the scale w / Σ w may be rounded otherwise, which moves dZ2 by a
     # rounding. A gradient sums 7 products of those, and is at its largest entry not much smaller than they are.

@@ -110,9 +110,13 @@ def train(init, activation, backward):
 
 
 def twins(net):
-    """Whether every hidden unit is the exact twin of the first."""
+    """Whether every hidden unit is the twin of the first, up to roundings.
+
+    On some processors a matrix product rounds its columns in different ways. In 200 steps of float64 that was seen to
+    grow to 5e-13, while units that part are apart by more than 1e-3.
+    """
     units = torch.cat([net.W1, net.b1.unsqueeze(1), net.W2.T], 1)
-    return torch.equal(units, units[:1].expand_as(units))
+    return (units - units[:1]).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)

@@ -53,7 +53,7 @@ def test_loss_is_the_cost_of_its_logits(task, backward):
     weights = torch.linspace(0, 1, len(p.X), dtype=p.X.dtype)
     for options in ({}, {"reduction": "sum"}, {"reduction": "none", "sample_weight": weights}):
         L = functional.cost(net(p.X), p.Y, task=task, backward=backward, **options)
-        assert torch.equal(net.loss(p.X, p.Y, **options), L)
+        assert_equal([net.loss(p.X, p.Y, **options)], [L])
         assert torch.equal(net.cost(net(p.X), p.Y, **options), L)
 
 

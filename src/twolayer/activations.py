@@ -1,6 +1,6 @@
-"""The hidden activations, each a pair: ``g(Z)``, and ``g'(Z)`` computed from ``A = g(Z)``.
+"""The hidden activations: ``g(Z)``, and its derivatives ``g'(Z)`` and ``g''(Z)`` computed from ``A = g(Z)``.
 
-Because ``g'`` needs only ``A``, the pre-activation ``Z1`` is never kept for the backward pass. At the kink of ReLU and
+Because these need only ``A``, the pre-activation ``Z1`` is never kept for the backward pass. At the kink of ReLU and
 leaky ReLU, ``g'(0)`` is what PyTorch takes: 0 and the small slope.
 """
 
@@ -17,6 +17,8 @@ LEAKY_RELU_SLOPE = 0.01  # PyTorch's default too
 class Activation(NamedTuple):
     """``g(Z)`` when called, and ``g.prime(A)``, its derivative ``g'(Z)`` at the ``Z`` for which ``A = g(Z)``.
 
+    ``g.second(A)`` is ``g''(Z)``, or None where ``g`` is straight lines.
+
     >>> g = ACTIVATIONS["tanh"]
     >>> A = g(torch.tensor([0.0, 1.0]))
     >>> g.prime(A)
@@ -25,6 +27,7 @@ class Activation(NamedTuple):
 
     function: Callable[[Tensor], Tensor]
     prime: Callable[[Tensor], Tensor]
+    second: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, Z: Tensor) -> Tensor:
         return self.function(Z)
@@ -38,8 +41,16 @@ def _sigmoid_prime(A: Tensor) -> Tensor:
     return A * (1 - A)
 
 
+def _sigmoid_second(A: Tensor) -> Tensor:
+    return A * (1 - A) * (1 - 2 * A)
+
+
 def _tanh_prime(A: Tensor) -> Tensor:
     return 1 - A * A
+
+
+def _tanh_second(A: Tensor) -> Tensor:
+    return -2 * A * (1 - A * A)
 
 
 def _relu_prime(A: Tensor) -> Tensor:
@@ -52,8 +63,8 @@ def _leaky_relu_prime(A: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {
-    "sigmoid": Activation(torch.sigmoid, _sigmoid_prime),
-    "tanh": Activation(torch.tanh, _tanh_prime),
+    "sigmoid": Activation(torch.sigmoid, _sigmoid_prime, _sigmoid_second),
+    "tanh": Activation(torch.tanh, _tanh_prime, _tanh_second),
     "relu": Activation(torch.relu, _relu_prime),
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_prime),
 }

@@ -17,14 +17,14 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.tasks import TASKS
 
 
-def _sum(*terms: Tensor | None) -> Tensor | None:
+def added(*terms: Tensor | None) -> Tensor | None:
     """The sum of the terms that are there: autograd writes a zero derivative as None."""
     present = [term for term in terms if term is not None]
     return sum(present[1:], present[0]) if present else None
 
 
 @contextmanager
-def _saved_for_jvp(ctx: Any) -> Iterator[tuple[Tensor, ...]]:
+def saved_for_jvp(ctx: Any) -> Iterator[tuple[Any, ...]]:
     """What was saved, for the block that computes a ``jvp``.
 
     PyTorch runs a ``jvp`` with forward mode switched off, so that the ``jvp`` of a ``jvp`` silently lacks terms
@@ -32,7 +32,7 @@ def _saved_for_jvp(ctx: Any) -> Iterator[tuple[Tensor, ...]]:
     """
     with forward_ad._set_fwd_grad_enabled(True):
         # Level 0, the only one: the default asks Python's record of it, which a compiled graph does not keep.
-        yield tuple(forward_ad.unpack_dual(V, level=0).primal for V in ctx.saved_tensors)
+        yield tuple(V if V is None else forward_ad.unpack_dual(V, level=0).primal for V in ctx.saved_tensors)
 
 
 class Network(Function):
@@ -65,7 +65,7 @@ class Network(Function):
             dW2 = equations.dW2(dZ2, A1) if W2_needs else None
             db2 = equations.db2(dZ2) if b2_needs else None
             if X_needs or W1_needs or b1_needs:
-                dA1 = _sum(equations.dA1(dZ2, W2), dA1)
+                dA1 = added(equations.dA1(dZ2, W2), dA1)
         if dA1 is not None:
             dZ1 = equations.dZ1(dA1, A1, ACTIVATIONS[ctx.activation])
             dW1 = equations.dW1(dZ1, X) if W1_needs else None
@@ -83,16 +83,16 @@ class Network(Function):
         tb2: Tensor | None,
         _: None,
     ) -> tuple[Tensor | None, Tensor]:
-        with _saved_for_jvp(ctx) as (X, W1, W2, A1):
+        with saved_for_jvp(ctx) as (X, W1, W2, A1):
             m = X.shape[0]
-            tZ1 = _sum(
+            tZ1 = added(
                 tX @ W1.mT if tX is not None else None,
                 X @ tW1.mT if tW1 is not None else None,
                 tb1.expand(m, -1) if tb1 is not None else None,
             )
             # Zeros, since PyTorch does not take None for the tangent of an output.
             tA1 = torch.zeros_like(A1) if tZ1 is None else equations.dZ1(tZ1, A1, ACTIVATIONS[ctx.activation])
-            tZ2 = _sum(
+            tZ2 = added(
                 tA1 @ W2.mT if tZ1 is not None else None,
                 A1 @ tW2.mT if tW2 is not None else None,
                 tb2.expand(m, -1) if tb2 is not None else None,
@@ -129,8 +129,8 @@ class Cost(Function):
     @staticmethod
     def jvp(ctx: Any, tZ2: Tensor | None, tY: Tensor | None, _: None) -> Tensor | None:
         task = TASKS[ctx.task]
-        with _saved_for_jvp(ctx) as (Z2, Y):
-            return _sum(
+        with saved_for_jvp(ctx) as (Z2, Y):
+            return added(
                 (tZ2 * task.error(Z2, Y)).sum(-1) if tZ2 is not None else None,
                 (tY * task.target_gradient(Z2, Y)).sum(-1) if tY is not None else None,
             )

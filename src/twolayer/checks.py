@@ -1,7 +1,8 @@
 """Checks of arguments. Each error names the argument, what came and what is expected."""
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ def autocast_enabled(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Nothing is converted inside."""
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
+
+
 def check_parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> None:
     """Raises ValueError or TypeError unless the shapes are ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)``, all else alike.
 
@@ -73,6 +79,23 @@ def check_features(X: Tensor, W1: Tensor) -> None:
         raise ValueError(f"X must be on the parameters' device {W1.device}, got {X.device}")
     if X.dtype != W1.dtype and not (X.is_floating_point() and autocast_enabled(X.device)):
         raise TypeError(f"X must have the parameters' dtype {W1.dtype}, got {X.dtype}")
+
+
+def check_direction(v: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raises TypeError or ValueError unless ``v`` has a tensor like each of the parameters, by its name."""
+    if not isinstance(v, Mapping):
+        raise TypeError(f"v must be a dict of tensors, got {type(v).__name__}")
+    if v.keys() != parameters.keys():
+        raise ValueError(f"v must have the keys {', '.join(parameters)}, got {', '.join(map(str, v)) or 'none'}")
+    for name, V in parameters.items():
+        if not isinstance(v[name], Tensor):
+            raise TypeError(f"v[{name!r}] must be a tensor, got {type(v[name]).__name__}")
+        if v[name].shape != V.shape:
+            raise ValueError(f"v[{name!r}] must have the shape of {name}, {tuple(V.shape)}, got {tuple(v[name].shape)}")
+        if v[name].device != V.device:
+            raise ValueError(f"v[{name!r}] must be on the device of {name}, {V.device}, got {v[name].device}")
+        if v[name].dtype != V.dtype:
+            raise TypeError(f"v[{name!r}] must have the dtype of {name}, {V.dtype}, got {v[name].dtype}")
 
 
 def check_range(

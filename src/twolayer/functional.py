@@ -1,34 +1,41 @@
 """The network as functions of its parameters: logits, cost, and the cost with every gradient.
 
-Two ways to the same gradient, chosen by ``backward=``:
+Three ways to the same gradient, chosen by ``backward=``:
 
 ``"autograd"``
     PyTorch differentiates the forward pass.
 ``"manual"``
-    The notes' equations, in the Functions of :mod:`twolayer.autograd`.
+    The notes' equations, in the Functions of :mod:`twolayer.autograd`, which keep ``X`` and ``A1``.
+``"streamed"``
+    The notes' equations in passes over a chunk of examples at a time, in the Functions of
+    :mod:`twolayer.autograd_streamed`. Nothing of size ``m × n_h`` exists at any time, for first and second
+    derivatives; third derivatives and ``torch.vmap`` take all examples at once. Autocast converts only the logits that
+    come out.
+
+What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twolayer import equations, streaming
+from twolayer import at_once, autograd_streamed, passes, streaming
 from twolayer.activations import ACTIVATIONS
 from twolayer.autograd import Cost, Network
-from twolayer.checks import autocast_enabled, check_features, check_parameters, one_of, positive_int
-from twolayer.tasks import (
-    TASKS,
-    check_example_weights,
-    check_label_smoothing,
-    check_targets,
-    dense_targets,
-    example_weights,
-    smoothed,
+from twolayer.checks import (
+    autocast_enabled,
+    check_direction,
+    check_features,
+    check_parameters,
+    no_autocast,
+    one_of,
+    positive_int,
 )
+from twolayer.tasks import TASKS, check_example_weights, check_label_smoothing, check_targets
 
-BACKWARDS = ("autograd", "manual")
+kernel_for = passes.kernel_for
+BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -41,6 +48,8 @@ def logits(
     *,
     activation: str = "relu",
     backward: str = "manual",
+    chunk_size: int | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     """The network's output before its last activation: ``Z2 = g(X W1ᵀ + b1) W2ᵀ + b2``.
 
@@ -49,7 +58,9 @@ def logits(
         W1, b1: hidden layer, ``(n_h, n_x)`` and ``(n_h,)``.
         W2, b2: output layer, ``(n_y, n_h)`` and ``(n_y,)``.
         activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
-        backward: ``"manual"`` or ``"autograd"``.
+        backward: ``"manual"``, ``"autograd"`` or ``"streamed"``.
+        chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
+        kernel: of the backward pass in mode ``"streamed"``, see :func:`kernel_for`.
 
     Returns:
         ``(..., n_y)``, in the dtype of the inputs, or autocast's where that is enabled.
@@ -65,13 +76,18 @@ def logits(
     """
     one_of("activation", activation, ACTIVATIONS)
     one_of("backward", backward, BACKWARDS)
+    check_pass(chunk_size, kernel, backward)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
-    if backward == "autograd":
-        g = ACTIVATIONS[activation]
-        return equations.Z2(equations.A1(equations.Z1(X, W1, b1), g), W2, b2)
+    if backward == "autograd" or (backward == "streamed" and torch.compiler.is_exporting()):
+        return at_once.logits(X, W1, b1, W2, b2, activation=activation)
     _keep_whole_in_graphs()
-    Z2, _ = Network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
+    rows = X.reshape(-1, X.shape[-1])
+    if backward == "streamed":
+        Z2 = autograd_streamed.logits(rows, W1, b1, W2, b2, activation, chunk_size, kernel)
+        Z2 = Z2.to(_dtype_of_logits(W1))
+    else:
+        Z2, _ = Network.apply(*_autocast(rows, W1, b1, W2, b2), activation)
     return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
 
 
@@ -102,7 +118,7 @@ def cost(
             label: the mean over its classes), multiplied with ``sample_weight``.
         label_smoothing: ``ε``, moves the targets towards the uniform distribution over the classes.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the weighted loss of each example, ``(...)``.
-        backward: ``"manual"``, by ``dZ2 = A2 − Y``, or ``"autograd"``.
+        backward: ``"manual"`` and ``"streamed"``, by ``dZ2 = A2 − Y``, or ``"autograd"``.
 
     Raises:
         TypeError, ValueError, IndexError: an argument does not fit; the message names it. Values are looked at on a CPU
@@ -114,20 +130,72 @@ def cost(
     one_of("task", task, TASKS)
     one_of("reduction", reduction, REDUCTIONS)
     one_of("backward", backward, BACKWARDS)
-    Z2 = _at_least_float32(logits)
-    _check_targets(Y, Z2.shape, Z2.device, task, sample_weight, class_weight, label_smoothing)
-    Y = dense_targets(Y, Z2, task)
-    weights = example_weights(Y, task, sample_weight, class_weight)
-    Y = smoothed(Y, label_smoothing, task)
-    if backward == "autograd":
-        L = TASKS[task].loss(Z2, Y)
-    else:
-        _keep_whole_in_graphs()
-        L = Cost.apply(Z2, Y, task)
-    if reduction == "mean":
-        return _weighted_mean(L, weights)
-    L = L if weights is None else weights * L
-    return L.sum() if reduction == "sum" else L
+    _check_targets(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
+    _keep_whole_in_graphs()
+    return at_once.cost(
+        logits,
+        Y,
+        task=task,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        loss=None if backward == "autograd" else lambda Z2, Y: Cost.apply(Z2, Y, task),
+    )
+
+
+def loss(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    *,
+    activation: str = "relu",
+    task: str = "binary",
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    backward: str = "manual",
+    chunk_size: int | None = None,
+    kernel: str | None = None,
+) -> Tensor:
+    """The cost ``J`` of the network: :func:`cost` of :func:`logits`, and with ``backward="streamed"`` both in one pass.
+
+    That pass computes the gradients too, where any is wanted; what comes in from behind scales them. With reduction
+    ``"none"``, and for gradients along ``Y`` or weights, logits and gradients take a pass each.
+
+    Arguments and errors: see :func:`logits`, :func:`cost` and, for ``kernel`` in mode ``"streamed"``,
+    :func:`kernel_for`.
+
+    >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
+    >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1, requires_grad=True), torch.zeros(1)
+    >>> J = loss(X, Y, W1, b1, W2, b2, activation="tanh", backward="streamed")
+    >>> J, torch.autograd.grad(J, W2)[0]
+    (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
+    """
+    if backward != "streamed" or torch.compiler.is_exporting():
+        Z2 = logits(X, W1, b1, W2, b2, activation=activation, backward=backward, chunk_size=chunk_size, kernel=kernel)
+        return cost(
+            Z2,
+            Y,
+            task=task,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+            backward=backward,
+        )
+    one_of("reduction", reduction, REDUCTIONS)
+    check_pass(chunk_size, kernel, backward)
+    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = _flat(X, Y, sample_weight, shape)
+    _keep_whole_in_graphs()
+    options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
+    J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
+    return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
 @torch.no_grad()
@@ -145,14 +213,16 @@ def loss_and_grads(
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
+    kernel: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The cost and its four gradients by the notes' equations, without any autograd graph.
 
     Args:
-        chunk_size: examples at a time. With None, more examples than fit a CPU's cache go in chunks that do, see
-            :func:`twolayer.streaming.default_chunk_size`; on a GPU, and inside torch.compile and torch.func, all go at
-            once. In chunks, memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
-            mapped from files that are larger than the memory.
+        chunk_size: examples at a time. With None, as many as :func:`twolayer.chunks.default_chunk_size` says, or as
+            the kernel takes. So memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
+            mapped from files larger than the memory. Inside torch.compile and torch.func, all go at once.
+        kernel: ``"torch"`` for PyTorch's operators, ``"cpu"`` for the compiled kernel, or None for the faster of those
+            that can run; :func:`kernel_for` says which one that is.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:
@@ -160,7 +230,8 @@ def loss_and_grads(
 
     Raises:
         TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`.
-        RuntimeError: ``chunk_size`` inside torch.compile or torch.func, which chunks do not go through.
+        RuntimeError: ``chunk_size`` or ``kernel`` inside torch.compile or torch.func, which neither goes through, or a
+            ``kernel`` that cannot run here.
 
     >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
     >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
@@ -168,46 +239,77 @@ def loss_and_grads(
     >>> J, grads["W2"]
     (tensor(0.3832), tensor([[-0.2424]]))
     """
-    g = ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]
-    one_of("task", task, TASKS)
-    check_parameters(W1, b1, W2, b2)
-    check_features(X, W1)
-    shape = (*X.shape[:-1], len(b2))
-    _check_targets(Y, shape, X.device, task, sample_weight, class_weight, label_smoothing)
-    X, Y = _flat(X.to(W1.dtype), Y, shape)
-    sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
-    with _no_autocast(X.device):
-        if _goes_in_chunks(X, W1, W2, chunk_size):
-            return streaming.loss_and_grads(
-                X,
-                Y,
-                W1,
-                b1,
-                W2,
-                b2,
-                activation=activation,
-                task=task,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                label_smoothing=label_smoothing,
-                chunk_size=chunk_size,
-            )
-        A1 = equations.A1(equations.Z1(X, W1, b1), g)
-        Z2 = _at_least_float32(equations.Z2(A1, W2, b2))
-        Y = dense_targets(Y, Z2, task)
-        weights = example_weights(Y, task, sample_weight, class_weight)
-        Y = smoothed(Y, label_smoothing, task)
-        J = _weighted_mean(TASKS[task].loss(Z2, Y), weights)
+    check_pass(chunk_size, kernel)
+    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    options: dict[str, Any] = {
+        "activation": activation,
+        "task": task,
+        "sample_weight": sample_weight,
+        "class_weight": class_weight,
+        "label_smoothing": label_smoothing,
+    }
+    if _transformed():
+        if chunk_size is not None or kernel is not None:
+            raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
+        with no_autocast(X.device):
+            return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
+    with no_autocast(X.device):
+        return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
 
-        share = 1 / len(X) if weights is None else (weights / weights.sum()).unsqueeze(-1)
-        dZ2 = (TASKS[task].error(Z2, Y) * share).to(A1.dtype)
-        dZ1 = equations.dZ1(equations.dA1(dZ2, W2), A1, g)
-        return J, {
-            "W1": equations.dW1(dZ1, X),
-            "b1": equations.db1(dZ1),
-            "W2": equations.dW2(dZ2, A1),
-            "b2": equations.db2(dZ2),
-        }
+
+@torch.no_grad()
+def hvp(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    v: dict[str, Tensor],
+    *,
+    activation: str = "relu",
+    task: str = "binary",
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    chunk_size: int | None = None,
+) -> dict[str, Tensor]:
+    """The Hessian of the cost with respect to the parameters times ``v``, exact, in one pass of constant memory.
+
+    How the four gradients change when the parameters move along ``v``: what Newton's and conjugate gradient methods,
+    Lanczos' eigenvalues and influence functions are made of. No Hessian is ever formed, and no autograd graph. The
+    equations are those of the gradients, differentiated once more along ``v`` (Pearlmutter, Fast exact multiplication
+    by the Hessian, Neural Computation 6, 1994).
+
+    Args:
+        v: ``{"W1": …, "b1": …, "W2": …, "b2": …}``, in the parameters' shapes and dtypes.
+        chunk_size: examples at a time; None for :func:`twolayer.chunks.default_chunk_size`. ``torch.vmap``, which
+            takes several ``v``, takes all examples at once.
+        others: see :func:`logits` and :func:`cost`.
+
+    Returns:
+        The product, by the same names.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`logits` and :func:`cost`, and where ``v`` does not fit.
+
+    >>> X, Y = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0], [0.0]])
+    >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
+    >>> v = {"W1": torch.zeros(1, 1), "b1": torch.zeros(1), "W2": torch.zeros(1, 1), "b2": torch.ones(1)}
+    >>> hvp(X, Y, W1, b1, W2, b2, v, task="regression")["W2"]  # the mean of a1
+    tensor([[0.5000]])
+    """
+    check_pass(chunk_size)
+    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    parameters = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
+    check_direction(v, parameters)
+    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    _keep_whole_in_graphs()
+    options = (activation, task, label_smoothing, chunk_size)
+    tW1, tb1, tW2, tb2 = (v[name] for name in parameters)
+    product = autograd_streamed.hvp(X, Y, W1, b1, W2, b2, sample_weight, class_weight, tW1, tb1, tW2, tb2, *options)
+    return dict(zip(parameters, product, strict=True))
 
 
 @torch.no_grad()
@@ -246,39 +348,64 @@ def per_sample_grad_norms(
     >>> per_sample_grad_norms(X, Y, W1, b1, W2, b2)  # dz2 = −½, dz1 = 0
     tensor([1.5811, 0.5000])
     """
+    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
+    check_pass(chunk_size)
+    if _transformed():
+        raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
+    X, Y, _ = _flat(X.to(W1.dtype), Y, None, shape)
+    options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
+    with no_autocast(X.device):
+        return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
+
+
+def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
+    """Raises unless these say how a pass in constant memory is to run, if this is one, or are None.
+
+    Raises:
+        TypeError, ValueError: ``chunk_size`` is no positive integer, there is no such ``kernel``, the two do not go
+            together, or the mode is not ``"streamed"``.
+    """
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
+    passes.check_kernel(kernel, chunk_size)
+    for name, value in {"chunk_size": chunk_size, "kernel": kernel}.items():
+        if value is not None and backward != "streamed":
+            raise ValueError(f"{name} must be None unless backward='streamed', got {value!r} and {backward!r}")
+
+
+def _check_all(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    activation: str,
+    task: str,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+) -> tuple[int, ...]:
+    """Checks what goes into the whole network and its cost, and gives the shape of the logits."""
     one_of("activation", activation, ACTIVATIONS)
     one_of("task", task, TASKS)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
-    shape = (*X.shape[:-1], len(b2))
-    _check_targets(Y, shape, X.device, task, None, None, label_smoothing)
-    _goes_in_chunks(X, W1, W2, chunk_size or len(X))
-    X, Y = _flat(X.to(W1.dtype), Y, shape)
-    options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
-    with _no_autocast(X.device):
-        return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
+    shape = (*X.shape[:-1], b2.shape[0])
+    _check_targets(Y, shape, X.device, task, sample_weight, class_weight, label_smoothing)
+    return shape
 
 
-def _flat(X: Tensor, Y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """``X`` as ``(m, n_x)``, and ``Y`` as ``(m,)`` or ``(m, n_y)``."""
-    return X.reshape(-1, X.shape[-1]), Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
+def _flat(
+    X: Tensor, Y: Tensor, sample_weight: Tensor | None, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``X`` as ``(m, n_x)``, ``Y`` as ``(m,)`` or ``(m, n_y)``, and the weights as ``(m,)``."""
+    Y = Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
+    return X.reshape(-1, X.shape[-1]), Y, None if sample_weight is None else sample_weight.reshape(-1)
 
 
-def _goes_in_chunks(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None) -> bool:
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if chunk_size is None:
-        if transformed or X.device.type != "cpu":
-            return False
-        (n_h, n_x), n_y = W1.shape, len(W2)
-        return len(X) > streaming.default_chunk_size(n_x, n_h, n_y, W1.element_size())
-    positive_int("chunk_size", chunk_size)
-    if transformed:
-        raise RuntimeError("chunks do not go through torch.compile and torch.func: leave chunk_size out there")
-    return True
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
+def _transformed() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _check_targets(
@@ -295,18 +422,10 @@ def _check_targets(
     check_example_weights(sample_weight, class_weight, shape, device, task)
 
 
-def _weighted_mean(L: Tensor, weights: Tensor | None) -> Tensor:
-    return L.mean() if weights is None else (weights * L).sum() / weights.sum()
-
-
 def _keep_whole_in_graphs() -> None:
     """Makes torch.compile take the Functions as they are: Dynamo, when it traces this import, also performs it."""
     if torch.compiler.is_compiling():
         import twolayer.in_graph  # noqa: F401
-
-
-def _at_least_float32(Z2: Tensor) -> Tensor:
-    return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -316,3 +435,9 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def _dtype_of_logits(W1: Tensor) -> torch.dtype:
+    """That of the parameters, or what autocast makes of it."""
+    convert = autocast_enabled(W1.device) and W1.dtype != torch.float64
+    return torch.get_autocast_dtype(W1.device.type) if convert else W1.dtype

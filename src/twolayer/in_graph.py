@@ -10,7 +10,8 @@ Importing this module loads Dynamo, which takes as long as PyTorch itself: so it
 
 from torch.compiler import allow_in_graph
 
+from twolayer import autograd_streamed
 from twolayer.autograd import Cost, Network
 
-for function in (Network, Cost):
+for function in (Network, Cost, autograd_streamed.logits, autograd_streamed.loss, autograd_streamed.hvp):
     allow_in_graph(function)

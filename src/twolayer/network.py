@@ -28,9 +28,13 @@ class TwoLayerNet(nn.Module):
         activation: hidden activation, ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
         task: ``"binary"``, ``"multilabel"``, ``"multiclass"`` or ``"regression"``.
         init: ``"course"``, ``"zeros"``, ``"xavier"`` or ``"he"``, see :func:`twolayer.initialization.initialize`.
-        backward: ``"manual"`` for the notes' equations, ``"autograd"`` to let PyTorch differentiate.
+        backward: ``"manual"`` for the notes' equations, ``"streamed"`` for the same over a chunk of examples at a time,
+            where nothing of size ``m × n_h`` exists, ``"autograd"`` to let PyTorch differentiate.
         class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
         label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
+        chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
+        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, or None for the
+            fastest that can, see :func:`twolayer.functional.kernel_for`.
         generator: source of the random start, for a start that can be repeated.
         device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
 
@@ -43,7 +47,7 @@ class TwoLayerNet(nn.Module):
     torch.Size([2, 1])
     >>> net.loss(X, Y).backward()
     >>> J, grads = net.loss_and_grads(X, Y)
-    >>> torch.equal(grads["W1"], net.W1.grad)
+    >>> torch.allclose(grads["W1"], net.W1.grad)
     True
     """
 
@@ -59,6 +63,8 @@ class TwoLayerNet(nn.Module):
         backward: str = "manual",
         class_weight: Tensor | list[float] | None = None,
         label_smoothing: float = 0.0,
+        chunk_size: int | None = None,
+        kernel: str | None = None,
         generator: Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -74,6 +80,10 @@ class TwoLayerNet(nn.Module):
         self.backward = one_of("backward", backward, functional.BACKWARDS)
         self.label_smoothing = label_smoothing
         check_label_smoothing(label_smoothing, task)
+        self.chunk_size = chunk_size
+        self.kernel = kernel
+        functional.check_pass(chunk_size, None, backward)
+        functional.check_pass(chunk_size, kernel)
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         if class_weight is not None:
@@ -95,10 +105,33 @@ class TwoLayerNet(nn.Module):
         """Draws the start anew, by the rule ``init``."""
         initialize(self.init, self.W1, self.b1, self.W2, self.b2, generator)
 
-    def forward(self, X: Tensor) -> Tensor:
-        """The logits ``Z2``, ``(..., out_features)``, of ``X``, ``(..., in_features)``."""
-        return functional.logits(
-            X, self.W1, self.b1, self.W2, self.b2, activation=self.activation, backward=self.backward
+    def forward(
+        self, X: Tensor, Y: Tensor | None = None, *, sample_weight: Tensor | None = None, reduction: str = "mean"
+    ) -> Tensor:
+        """The logits ``Z2``, ``(..., out_features)``, of ``X``, ``(..., in_features)``; with ``Y``, the cost instead.
+
+        The cost is for wrappers such as DDP, which see this call: ``ddp(X, Y)`` is one pass in mode ``"streamed"``.
+        Arguments and errors: see :func:`twolayer.functional.loss`.
+        """
+        network = (self.W1, self.b1, self.W2, self.b2)
+        options: dict[str, Any] = {
+            "activation": self.activation,
+            "backward": self.backward,
+            "chunk_size": self.chunk_size,
+            "kernel": self.kernel if self.backward == "streamed" else None,
+        }
+        if Y is None:
+            return functional.logits(X, *network, **options)
+        return functional.loss(
+            X,
+            Y,
+            *network,
+            task=self.task,
+            sample_weight=sample_weight,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            reduction=reduction,
+            **options,
         )
 
     def predict(self, X: Tensor) -> Tensor:
@@ -134,16 +167,28 @@ class TwoLayerNet(nn.Module):
     def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
 
-        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run.
+        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run. In
+        mode ``"streamed"``, forward and backward hooks, FSDP2's among them, cost a pass more: they get the logits.
         """
+        if self.backward == "streamed" and not (
+            self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
+        ):
+            return self(X, Y=Y, sample_weight=sample_weight, reduction=reduction)
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
 
     def loss_and_grads(
-        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, chunk_size: int | None = None
+        self,
+        X: Tensor,
+        Y: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        chunk_size: int | None = None,
+        kernel: str | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost and its gradients by the notes' equations, with no autograd graph.
 
         The mode in ``backward`` has no say here: there is no graph for it to act on. Nothing is written to ``.grad``.
+        Without a ``chunk_size`` or ``kernel``, the network's own counts.
 
         Returns:
             ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
@@ -161,7 +206,39 @@ class TwoLayerNet(nn.Module):
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             label_smoothing=self.label_smoothing,
-            chunk_size=chunk_size,
+            chunk_size=self.chunk_size if chunk_size is None else chunk_size,
+            kernel=self.kernel if kernel is None else kernel,
+        )
+
+    def hvp(
+        self,
+        X: Tensor,
+        Y: Tensor,
+        v: dict[str, Tensor],
+        *,
+        sample_weight: Tensor | None = None,
+        chunk_size: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The Hessian of the cost with respect to the parameters times ``v``, exact, in one pass of constant memory.
+
+        Arguments, formula and errors: see :func:`twolayer.functional.hvp`; hooks as for :meth:`loss_and_grads`.
+
+        >>> net = TwoLayerNet(2, 4, 1)
+        >>> v = {name: torch.ones_like(V) for name, V in net.named_parameters()}
+        >>> net.hvp(torch.ones(5, 2), torch.ones(5), v)["W1"].shape
+        torch.Size([4, 2])
+        """
+        return functional.hvp(
+            X,
+            Y,
+            *self._current_parameters(),
+            v,
+            activation=self.activation,
+            task=self.task,
+            sample_weight=sample_weight,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            chunk_size=self.chunk_size if chunk_size is None else chunk_size,
         )
 
     def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
@@ -184,7 +261,7 @@ class TwoLayerNet(nn.Module):
             chunk_size=chunk_size,
         )
 
-    def _current_parameters(self) -> tuple[Tensor, ...]:
+    def _current_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
         names = ("W1", "b1", "W2", "b2")
         if stale := [name for name in names if name in vars(self)]:
@@ -192,7 +269,7 @@ class TwoLayerNet(nn.Module):
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
             )
-        return tuple(getattr(self, name) for name in names)
+        return self.W1, self.b1, self.W2, self.b2
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.

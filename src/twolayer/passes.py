@@ -1,4 +1,4 @@
-"""Which program runs the pass: the operators of :mod:`twolayer.streaming`, or a kernel of :mod:`twolayer.kernels`.
+"""Which program runs the pass: PyTorch's operators, or a kernel of :mod:`twolayer.kernels`.
 
 None is swapped for another unseen: :func:`kernel_for` says which one a call would take, and one that is asked for by
 its name runs or raises.
@@ -8,11 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from twolayer import streaming
+from twolayer import at_once, streaming
 from twolayer.checks import one_of
+from twolayer.chunks import default_chunk_size
 from twolayer.kernels import cpu
 
 KERNELS = ("torch", "cpu")
+
+
+def check_kernel(kernel: str | None, chunk_size: int | None) -> None:
+    """Raises ValueError unless it is None or the name of a kernel, and of one that takes the ``chunk_size``."""
+    if kernel is not None and one_of("kernel", kernel, KERNELS) != "torch" and chunk_size is not None:
+        raise ValueError(f"chunk_size must be None for kernel {kernel!r}, which sees to that itself, got {chunk_size}")
 
 
 def kernel_for(
@@ -24,23 +31,28 @@ def kernel_for(
     chunk_size: int | None = None,
     kernel: str | None = None,
 ) -> str:
-    """The kernel that a call with these arguments takes: ``"torch"`` for PyTorch's operators, or ``"cpu"``.
+    """The kernel that a pass over these arguments takes: ``"torch"`` for PyTorch's operators, or ``"cpu"``.
+
+    That is the pass of :func:`twolayer.functional.loss_and_grads`, and that of the mode ``"streamed"`` for cost and
+    gradients. What else there is runs in PyTorch's operators.
 
     Args:
-        X, Y, W1, sample_weight: those of the call. Values do not matter: shapes, strides, dtypes and devices do.
-        chunk_size: is PyTorch's operators' alone; where it is given, they run.
+        X, Y, W1, sample_weight: those of the call, ``X`` as ``(m, n_x)``. Shapes, strides, dtypes and devices matter,
+            values do not.
+        chunk_size: is for PyTorch's operators alone; where it is given, they run.
         kernel: the one that is asked for, or None for the fastest that can run.
 
     Raises:
         ValueError: there is no such kernel, or it does not take a ``chunk_size``.
         RuntimeError: it cannot run here, or not on these arguments; the message says why.
+
+    >>> import torch
+    >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), chunk_size=2)
+    'torch'
     """
-    if kernel is not None:
-        one_of("kernel", kernel, KERNELS)
+    check_kernel(kernel, chunk_size)
     if kernel == "torch" or (kernel is None and chunk_size is not None):
         return "torch"
-    if chunk_size is not None:
-        raise ValueError(f"chunk_size must be None for kernel {kernel!r}, which sees to that itself, got {chunk_size}")
     reason = cpu.why_not(X, Y, W1, sample_weight)
     if kernel == "cpu" and reason is not None:
         raise RuntimeError(f"kernel 'cpu' cannot run: {reason}")
@@ -60,8 +72,14 @@ def loss_and_grads(
     kernel: str | None = None,
     **options: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names."""
+    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names.
+
+    In PyTorch's operators, examples that are no more than one chunk go at once.
+    """
     options["sample_weight"] = sample_weight
     if kernel_for(X, Y, W1, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel) == "cpu":
         return cpu.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
+    (m, n_x), (n_y, n_h) = X.shape, W2.shape
+    if chunk_size is None and m <= default_chunk_size(n_x, n_h, n_y, W1.itemsize, W1.device.type):
+        return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
     return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)

@@ -1,4 +1,4 @@
-"""Cost and every gradient in one pass over the examples, a chunk at a time, in constant memory.
+"""Cost, every gradient and the Hessian's product in one pass over the examples, a chunk at a time, in constant memory.
 
 Nothing of size ``m × n_h`` ever exists: the hidden activations of a chunk are computed, used and overwritten by
 those of the next. The equations are those of :mod:`twolayer.equations`, on buffers that are allocated once, with two
@@ -13,138 +13,26 @@ The mean is divided out at the end, so that sums do not underflow. Whatever the 
 computed in at least float32 and summed in float64.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from twolayer.activations import LEAKY_RELU_SLOPE
-from twolayer.tasks import TASKS, dense_targets, example_weights, smoothed
-
-aten = torch.ops.aten
-
-CACHE_BYTES = 2 << 20
-"""What the buffers of a chunk may take: about the second-level cache of a CPU core."""
-FEWEST_ROWS = 2048
-"""Of a chunk: wide layers leave the cache all the same, and the weights' gradient is written once for each chunk."""
-ROWS_IN_FLOAT32 = 1 << 14
-"""Sums of this many examples are formed in the chunks' own dtype before they join the float64 total."""
+from twolayer.activations import ACTIVATIONS
+from twolayer.chunks import Chunks, Sums
+from twolayer.tasks import COSTS, PAIRING
 
 
-class InPlace(NamedTuple):
-    """An activation on buffers: ``g(Z)`` overwrites ``Z``; ``times_prime(dA, A, out)`` is ``dA ⊙ g'(Z)``."""
-
-    g: Callable[[Tensor], Tensor]
-    times_prime: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-IN_PLACE = {
-    "sigmoid": InPlace(torch.sigmoid_, lambda dA, A, out: aten.sigmoid_backward(dA, A, grad_input=out)),
-    "tanh": InPlace(torch.tanh_, lambda dA, A, out: aten.tanh_backward(dA, A, grad_input=out)),
-    "relu": InPlace(torch.relu_, lambda dA, A, out: aten.threshold_backward(dA, A, 0, grad_input=out)),
-    "leaky_relu": InPlace(
-        lambda Z: F.leaky_relu_(Z, LEAKY_RELU_SLOPE),
-        lambda dA, A, out: aten.leaky_relu_backward(dA, A, LEAKY_RELU_SLOPE, True, grad_input=out),
-    ),
-}
-
-
-NARROW = 128
-"""Features up to which a copy with a column of ones costs less than what it saves."""
-
-
-def default_chunk_size(n_x: int, n_h: int, n_y: int, itemsize: int = 4) -> int:
-    """The rows whose buffers fit the cache, at least 2048.
-
-    >>> default_chunk_size(8, 64, 1)
-    6472
-    """
-    row = itemsize * ((_padded(n_x) if n_x < NARROW else n_x) + n_h * min(n_y, 2) + n_y)
-    return max(FEWEST_ROWS, CACHE_BYTES // row)
-
-
-def _padded(n_x: int) -> int:
-    """Columns for ``n_x`` features and the ones, up to what the matrix product's blocks are made of."""
-    return -(-(n_x + 1) // 16) * 16
-
-
-class Chunk(NamedTuple):
-    """Some examples on their way through the network. The arrays are buffers, which the next chunk overwrites."""
-
-    rows: slice
-    X: Tensor
-    """``(rows, n_x)``, in the dtype of the computation; if there are few features, with ones and zeros to the right."""
-    A1: Tensor
-    L: Tensor
-    dZ2: Tensor
-    w: Tensor | None
-
-
-class Chunks:
-    """The forward pass, chunk by chunk, up to the output error.
-
-    Args: see :func:`loss_and_grads`. ``X`` is ``(m, n_x)``; of it and of ``Y`` only a chunk is touched at a time.
-    """
-
-    def __init__(
-        self,
-        X: Tensor,
-        Y: Tensor,
-        W1: Tensor,
-        b1: Tensor,
-        W2: Tensor,
-        b2: Tensor,
-        *,
-        activation: str,
-        task: str,
-        sample_weight: Tensor | None = None,
-        class_weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        chunk_size: int | None = None,
-    ) -> None:
-        (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
-        self.dtype = torch.promote_types(W1.dtype, torch.float32)
-        self.device = W1.device
-        self.X, self.Y, self.task, self.label_smoothing = X, Y, task, label_smoothing
-        self.sample_weight, self.class_weight = sample_weight, class_weight
-        self.W1, self.b1, self.W2, self.b2 = (V.to(self.dtype) for V in (W1, b1, W2, b2))
-        self.g, self.times_prime = IN_PLACE[activation]
-        self.narrow = self.n_x < NARROW
-        self.width = _padded(self.n_x) if self.narrow else self.n_x
-        self.rows = min(self.m, chunk_size or default_chunk_size(self.n_x, self.n_h, self.n_y, self.dtype.itemsize))
-
-    def buffer(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
-
-    def __iter__(self) -> Iterator[Chunk]:
-        hidden, logits = self.buffer(self.rows, self.n_h), self.buffer(self.rows, self.n_y)
-        if self.narrow:
-            features, W1b1 = self.buffer(self.rows, self.width), self.buffer(self.width, self.n_h)
-            features[:, self.n_x] = 1
-            W1b1[: self.n_x], W1b1[self.n_x] = self.W1.mT, self.b1
-        # Products of what is smaller would be denormal numbers, with which a matrix product takes many times as long.
-        smallest = torch.finfo(self.dtype).tiny / torch.finfo(self.dtype).eps
-        loss, error = TASKS[self.task].loss, TASKS[self.task].error
-        for start in range(0, self.m, self.rows):
-            rows = slice(start, min(start + self.rows, self.m))
-            size = rows.stop - start
-            A1, Z2 = hidden[:size], logits[:size]
-            if self.narrow:
-                X = features[:size]
-                X[:, : self.n_x], X[:, self.n_x] = self.X[rows], 1
-                torch.mm(X, W1b1, out=A1)
-            else:
-                X = self.X[rows].to(self.dtype)
-                torch.addmm(self.b1, X, self.W1.mT, out=A1)
-            self.g(A1)  # over Z1
-            torch.addmm(self.b2, A1, self.W2.mT, out=Z2)
-            Y = dense_targets(self.Y[rows], Z2, self.task)
-            sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
-            w = example_weights(Y, self.task, sample_weight, self.class_weight)
-            Y = smoothed(Y, self.label_smoothing, self.task)
-            yield Chunk(rows, X, A1, loss(Z2, Y), F.hardshrink(error(Z2, Y), smallest), w)
+@torch.no_grad()
+def logits(
+    X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, *, activation: str, chunk_size: int | None = None
+) -> Tensor:
+    """``Z2``, ``(m, n_y)``, in at least float32. Args: as for :func:`loss_and_grads`."""
+    chunks = Chunks(X, None, W1, b1, W2, b2, activation=activation, chunk_size=chunk_size)
+    Z2 = chunks.buffer(chunks.m, chunks.n_y)
+    for chunk in chunks:
+        Z2[chunk.rows] = chunk.Z2
+    return Z2
 
 
 @torch.no_grad()
@@ -165,21 +53,22 @@ def loss_and_grads(
         X: ``(m, n_x)``.
         Y: targets as for :func:`twolayer.functional.cost`, ``m`` of them.
         W1, b1, W2, b2: parameters.
-        options: ``activation``, ``task``, ``sample_weight``, ``class_weight``, ``label_smoothing``, ``chunk_size``; all
-            of them checked already.
+        options: ``activation``, ``task`` (a key of ``COSTS``), ``sample_weight``, ``class_weight``,
+            ``label_smoothing``, ``reduction`` (``"mean"`` or ``"sum"``), ``chunk_size``; all of them checked already.
     """
     chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
     one_output, narrow = chunks.n_y == 1, chunks.narrow
-    errors = chunks.buffer(0 if one_output else chunks.rows, chunks.n_h)
+    hidden_errors = chunks.buffer(0 if one_output else chunks.rows, chunks.n_h)
     W1W2 = chunks.W1 * chunks.W2.mT if one_output else chunks.W1
     dX = torch.empty_like(X) if input_gradient else None
     n_x, n_h, n_y = chunks.n_x, chunks.n_h, chunks.n_y
-    sums = [chunks.buffer(*shape) for shape in ((), (), (chunks.width, n_h), (n_h,), (n_y, n_h), (n_y,))]
-    totals = [part.to(torch.float64, copy=True) for part in sums]
-    J, total_weight, dW1, db1, dW2, db2 = sums  # dW1 is transposed, and of few features it has db1 as its next row
-    flush_every = max(1, min(64, ROWS_IN_FLOAT32 // chunks.rows))
+    sums = Sums(chunks, (), (), (chunks.width, n_h), (n_h,), (n_y, n_h), (n_y,))
+    J, total_weight, dW1, db1, dW2, db2 = sums.parts  # dW1 is transposed; of few features, it has db1 as its next row
+    loss = COSTS[chunks.task].loss
 
-    for number, (rows, X_, A1, L, dZ2, w) in enumerate(chunks, 1):
+    for rows, X_, A1, Z2 in chunks:
+        Y_, dZ2, w = chunks.errors(rows, Z2)
+        L = loss(Z2, Y_)
         if w is not None:
             L, dZ2 = w * L, w.unsqueeze(-1) * dZ2
             total_weight += w.sum()
@@ -192,29 +81,126 @@ def loss_and_grads(
                 dX[rows] = (dZ1 @ W1W2).mul_(dZ2)
             (X_ if narrow else dZ1).mul_(dZ2)
         else:
-            dA1 = torch.mm(dZ2, chunks.W2, out=errors[: len(dZ2)])
+            dA1 = torch.mm(dZ2, chunks.W2, out=hidden_errors[: len(dZ2)])
             dZ1 = chunks.times_prime(dA1, A1, dA1)
             if dX is not None:
                 dX[rows] = dZ1 @ chunks.W1
         dW1.addmm_(X_.mT, dZ1)
         if not narrow:
             db1 += dZ1.sum(0)
-        if number % flush_every == 0 or rows.stop == chunks.m:
-            for total, part in zip(totals, sums, strict=True):
-                total += part
-                part.zero_()
+        sums.chunk_done(rows.stop == chunks.m)
 
-    J, total_weight, dW1, db1, dW2, db2 = totals
+    J, total_weight, dW1, db1, dW2, db2 = sums.totals
     if narrow:
         dW1, db1 = dW1[:n_x], dW1[n_x]
     if one_output:
         dW1, db1 = dW1 * chunks.W2, db1 * chunks.W2[0]
-    share = 1 / chunks.m if w is None else 1 / total_weight
+    share = _share(chunks, total_weight)
     grads = {"W1": dW1.mT, "b1": db1, "W2": dW2, "b2": db2}
     grads = {name: (share * dV).to(W1.dtype).contiguous() for name, dV in grads.items()}
     if dX is not None:
         grads["X"] = dX.mul_(share)
     return (share * J).to(chunks.dtype), grads
+
+
+@torch.no_grad()
+def hvp(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    tX: Tensor | None,
+    tY: Tensor | None,
+    tW1: Tensor,
+    tb1: Tensor,
+    tW2: Tensor,
+    tb2: Tensor,
+    *,
+    input_gradient: bool = False,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """How the gradients change along a direction: the Hessian times ``(tX, tW1, tb1, tW2, tb2)``, by name.
+
+    Pearlmutter's R-operator (Fast exact multiplication by the Hessian, 1994): each equation of the pass is
+    differentiated along the direction, by the rules of the product and the chain. ``R{V}`` is written ``RV``.
+
+    Args:
+        tX: direction of ``X``, or None for zero.
+        tY: direction of ``Y``, for the task ``PAIRING`` alone, whose product has a part ``"Y"`` too.
+        tW1, tb1, tW2, tb2: direction of the parameters.
+        others: as for :func:`loss_and_grads`; with ``input_gradient``, the product has its part ``"X"``.
+    """
+    chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
+    n_x, n_h, n_y, narrow = chunks.n_x, chunks.n_h, chunks.n_y, chunks.narrow
+    tW1, tb1, tW2, tb2 = (V.to(chunks.dtype) for V in (tW1, tb1, tW2, tb2))
+    tW1b1 = chunks.beside(tW1, tb1) if narrow else None
+    curvature, second = COSTS[chunks.task].curvature, ACTIVATIONS[chunks.activation].second
+    buffers = [chunks.buffer(chunks.rows, n_h) for _ in range(4)]
+    hX = torch.empty_like(X) if input_gradient else None
+    hY = chunks.buffer(chunks.m, n_y) if chunks.task == PAIRING else None
+    sums = Sums(chunks, (), (chunks.width, n_h), (n_h,), (n_y, n_h), (n_y,))
+    total_weight, hW1, hb1, hW2, hb2 = sums.parts
+
+    for rows, X_, A1, Z2 in chunks:
+        RZ1, RA1, dA1, RdA1 = (buffer[: len(A1)] for buffer in buffers)
+        if tW1b1 is not None:
+            torch.mm(X_, tW1b1, out=RZ1)
+        else:
+            torch.addmm(tb1, X_, tW1.mT, out=RZ1)
+        if tX is not None:
+            RZ1.addmm_(tX[rows], chunks.W1.mT)
+        chunks.times_prime(RZ1, A1, RA1)
+        RZ2 = torch.addmm(tb2, RA1, chunks.W2.mT).addmm_(A1, tW2.mT)
+
+        Y_, dZ2, w = chunks.errors(rows, Z2)
+        RdZ2 = curvature(Z2, Y_, RZ2)
+        if tY is not None:
+            RdZ2 = RdZ2 + tY[rows]
+        if w is not None:
+            RdZ2, dZ2, RZ2 = (w.unsqueeze(-1) * V for V in (RdZ2, dZ2, RZ2))
+            total_weight += w.sum()
+        RdZ2 = chunks.flushed(RdZ2)
+        if hY is not None:
+            hY[rows] = RZ2
+        hW2.addmm_(RdZ2.mT, A1).addmm_(dZ2.mT, RA1)
+        hb2 += RdZ2.sum(0)
+
+        torch.mm(dZ2, chunks.W2, out=dA1)
+        torch.mm(RdZ2, chunks.W2, out=RdA1).addmm_(dZ2, tW2)
+        RdZ1 = chunks.times_prime(RdA1, A1, RdA1)
+        if second is not None:
+            RdZ1 += RZ1.mul_(dA1).mul_(second(A1))
+        hW1.addmm_(X_.mT, RdZ1)
+        if not narrow:
+            hb1 += RdZ1.sum(0)
+        if tX is not None or hX is not None:
+            dZ1 = chunks.times_prime(dA1, A1, dA1)
+            if tX is not None:
+                hW1[:n_x].addmm_(tX[rows].mT, dZ1)
+            if hX is not None:
+                hX[rows] = (RdZ1 @ chunks.W1).addmm_(dZ1, tW1)
+        sums.chunk_done(rows.stop == chunks.m)
+
+    total_weight, hW1, hb1, hW2, hb2 = sums.totals
+    if narrow:
+        hW1, hb1 = hW1[:n_x], hW1[n_x]
+    share = _share(chunks, total_weight)
+    product = {"W1": hW1.mT, "b1": hb1, "W2": hW2, "b2": hb2}
+    product = {name: (share * hV).to(W1.dtype).contiguous() for name, hV in product.items()}
+    if hX is not None:
+        product["X"] = hX.mul_(share)
+    if hY is not None:
+        product["Y"] = hY.mul_(share)
+    return product
+
+
+def _share(chunks: Chunks, total_weight: Tensor) -> float | Tensor:
+    """What the sums over the examples are multiplied by."""
+    if chunks.reduction == "sum":
+        return 1.0
+    return 1 / total_weight if chunks.sample_weight is not None or chunks.class_weight is not None else 1 / chunks.m
 
 
 @torch.no_grad()
@@ -230,9 +216,10 @@ def per_sample_grad_norms(
     """
     chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
     norms = torch.empty(chunks.m, dtype=chunks.dtype, device=chunks.device)
-    errors = chunks.buffer(chunks.rows, chunks.n_h)
-    for rows, X_, A1, _, dZ2, _ in chunks:
-        dA1 = torch.mm(dZ2, chunks.W2, out=errors[: len(dZ2)])
+    hidden_errors = chunks.buffer(chunks.rows, chunks.n_h)
+    for rows, X_, A1, Z2 in chunks:
+        _, dZ2, _ = chunks.errors(rows, Z2)
+        dA1 = torch.mm(dZ2, chunks.W2, out=hidden_errors[: len(dZ2)])
         dZ1 = chunks.times_prime(dA1, A1, dA1)
         ones = 0 if chunks.narrow else 1  # of few features, X has its one already
         norms[rows] = _square(dZ1) * (_square(X_) + ones) + _square(dZ2) * (_square(A1) + 1)

@@ -31,6 +31,8 @@ class Task(NamedTuple):
     """``dZ2 = ∂L/∂Z2`` from ``Z2`` and ``Y``."""
     target_gradient: Callable[[Tensor, Tensor], Tensor]
     """``∂L/∂Y`` from ``Z2`` and ``Y``: for targets that are themselves computed, as in distillation."""
+    curvature: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """``∂²L/∂Z2² tZ2`` from ``Z2``, ``Y`` and a direction ``tZ2``: how ``dZ2`` changes along it."""
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
@@ -54,6 +56,16 @@ def _error_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
     return equations.dZ2(_softmax(Z2) * Y.sum(-1, keepdim=True), Y)
 
 
+def _curvature_of_labels(Z2: Tensor, Y: Tensor, tZ2: Tensor) -> Tensor:
+    A2 = torch.sigmoid(Z2)
+    return A2 * (1 - A2) * tZ2
+
+
+def _curvature_of_classes(Z2: Tensor, Y: Tensor, tZ2: Tensor) -> Tensor:
+    A2 = _softmax(Z2)
+    return A2 * (tZ2 - (A2 * tZ2).sum(-1, keepdim=True)) * Y.sum(-1, keepdim=True)
+
+
 def _half_squared_error(Z2: Tensor, Y: Tensor) -> Tensor:
     return 0.5 * (Z2 - Y).square().sum(-1)
 
@@ -62,15 +74,34 @@ def _identity(Z2: Tensor) -> Tensor:
     return Z2
 
 
-_LABELS = Task(torch.sigmoid, _cross_entropy_of_labels, _error_of_labels, lambda Z2, Y: -Z2)
+_LABELS = Task(torch.sigmoid, _cross_entropy_of_labels, _error_of_labels, lambda Z2, Y: -Z2, _curvature_of_labels)
 
 TASKS = {
     "binary": _LABELS,
     "multilabel": _LABELS,
     "multiclass": Task(
-        _softmax, _cross_entropy_of_classes, _error_of_classes, lambda Z2, Y: -torch.log_softmax(Z2, -1)
+        _softmax,
+        _cross_entropy_of_classes,
+        _error_of_classes,
+        lambda Z2, Y: -torch.log_softmax(Z2, -1),
+        _curvature_of_classes,
     ),
-    "regression": Task(_identity, _half_squared_error, equations.dZ2, lambda Z2, Y: Y - Z2),
+    "regression": Task(_identity, _half_squared_error, equations.dZ2, lambda Z2, Y: Y - Z2, lambda Z2, Y, tZ2: tZ2),
+}
+
+PAIRING = "pairing"
+"""No task but the cost ``L = Σ Z2 ⊙ Y``, for which ``dZ2 = Y``: its gradients are what any ``Y`` at the logits pulls
+back to the parameters and to ``X``."""
+
+COSTS = {
+    **TASKS,
+    PAIRING: Task(
+        _identity,
+        lambda Z2, Y: (Z2 * Y).sum(-1),
+        lambda Z2, Y: Y,
+        lambda Z2, Y: Z2,
+        lambda Z2, Y, tZ2: torch.zeros_like(tZ2),
+    ),
 }
 
 

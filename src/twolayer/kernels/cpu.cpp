@@ -43,7 +43,7 @@ typedef float vec __attribute__((vector_size(4 * VL), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU };
-enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION };
+enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING }; // PAIRING: L = Σ Z2 ⊙ Y
 enum Dtype { NONE, FLOAT32, FLOAT64, INT64, INT32, BYTE };
 
 // Filled in by cpu.py, field by field in this order, each of 8 bytes.
@@ -52,8 +52,8 @@ struct Args {
     const void *Y;
     const float *sample_weight, *class_weight; // or null
     float *dX, *dW1, *db1, *dW2, *db2;         // dX or null
-    double *cost;                              // out: J, and the sum of the weights
-    int64_t m, n_x, n_h, n_y, X_stride, Y_stride, activation, task, Y_dtype, Y_is_dense, threads;
+    double *cost;                              // out: J, and what the sums were divided by
+    int64_t m, n_x, n_h, n_y, X_stride, Y_stride, activation, task, Y_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
 };
 
@@ -381,6 +381,8 @@ struct Part {
                 const vec z = at(&Z2[i]), y = at(&Y[i]), difference = z - y;
                 if (a.task == REGRESSION) {
                     at(&L[i]) = 0.5f * difference * difference, at(&Z2[i]) = difference;
+                } else if (a.task == PAIRING) {
+                    at(&L[i]) = z * y, at(&Z2[i]) = y;
                 } else {
                     const vec e = exp(-magnitude(z)), positive = z < 0 ? vec{} : z;
                     at(&L[i]) = (positive - z * y) + log1p(e);
@@ -434,11 +436,12 @@ void pass(const Args &a) {
     });
     double cost = 0, weight = 0;
     for (auto &part : parts) cost += part->cost, weight += part->weight;
-    a.cost[0] = cost / weight, a.cost[1] = weight;
-    auto mean = [&](const float *p) { // p points into the sums of the first part
+    const double divisor = a.mean ? weight : 1;
+    a.cost[0] = cost / divisor, a.cost[1] = divisor;
+    auto reduced = [&](const float *p) { // p points into the sums of the first part
         double total = 0;
         for (auto &part : parts) total += part->total(part->sums.get() + (p - parts[0]->sums.get()));
-        return static_cast<float>(total / weight);
+        return static_cast<float>(total / divisor);
     };
     const Part &part = *parts[0];
     const long n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
@@ -446,12 +449,12 @@ void pass(const Args &a) {
         for (long h = 0; h < n_h; h++) {
             const long slab = h / NR, lane = h % NR;
             if (slab % wide != t) continue;
-            for (long k = 0; k < n_x; k++) a.dW1[h * n_x + k] = mean(part.dW1 + (slab * n_x + k) * NR + lane);
-            for (long j = 0; j < n_y; j++) a.dW2[j * n_h + h] = mean(part.dW2 + (slab * n_y + j) * NR + lane);
-            a.db1[h] = mean(part.db1 + h);
+            for (long k = 0; k < n_x; k++) a.dW1[h * n_x + k] = reduced(part.dW1 + (slab * n_x + k) * NR + lane);
+            for (long j = 0; j < n_y; j++) a.dW2[j * n_h + h] = reduced(part.dW2 + (slab * n_y + j) * NR + lane);
+            a.db1[h] = reduced(part.db1 + h);
         }
     });
-    for (long j = 0; j < n_y; j++) a.db2[j] = mean(part.db2 + j);
+    for (long j = 0; j < n_y; j++) a.db2[j] = reduced(part.db2 + j);
 }
 
 } // namespace

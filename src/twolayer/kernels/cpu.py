@@ -1,7 +1,7 @@
 """The pass as one program for the CPU: ``cpu.cpp``, compiled on and for this machine when it is first used.
 
-That takes some seconds and a C++ compiler (``$CXX``, or ``c++``, ``g++`` or ``clang++`` in the path); the library is kept in
-``$XDG_CACHE_HOME/twolayer``. Where there is no compiler, the pass runs in PyTorch's operators.
+That takes some seconds and a C++ compiler (``$CXX``, or ``c++``, ``g++`` or ``clang++`` in the path). The library is
+kept in ``$XDG_CACHE_HOME/twolayer``. Where there is no compiler, the pass runs in PyTorch's operators.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-mar
 
 # Their places in the enums of cpu.cpp.
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
-TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression"])}
+TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression", "pairing"])}
 DTYPES = {
     torch.float32: 1,
     torch.float64: 2,
@@ -38,7 +38,7 @@ DTYPES = {
     torch.uint8: 5,
     torch.bool: 5,
 }
-ARGUMENTS = struct.Struct("=14q11q2d")
+ARGUMENTS = struct.Struct("=14q12q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
@@ -100,8 +100,9 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
     """What keeps the kernel from a call, or None. Compiles it if it can run and is not compiled yet."""
     if W1.device.type != "cpu":
         return f"it runs on a CPU, and W1 is on {W1.device}"
-    if W1.dtype != torch.float32:
-        return f"it computes in float32, and W1 is {W1.dtype}"
+    for name, V in (("X", X), ("W1", W1)):
+        if V.dtype != torch.float32:
+            return f"it computes in float32, and {name} is {V.dtype}"
     for name, V in (("X", X), ("W1", W1), ("Y", Y)):
         if type(V) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(V):
             return f"it reads memory, and {name} has none of its own inside a transform"
@@ -131,6 +132,7 @@ def loss_and_grads(
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
+    reduction: str = "mean",
     input_gradient: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it.
@@ -161,6 +163,7 @@ def loss_and_grads(
             TASKS[task],
             DTYPES[Y.dtype],
             task != "multiclass" or Y.is_floating_point(),
+            reduction == "mean",
             max(1, min(torch.get_num_threads(), work // WORTH_A_THREAD)),
             label_smoothing,
             LEAKY_RELU_SLOPE,
