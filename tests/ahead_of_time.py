@@ -1,14 +1,12 @@
-"""Compiles the GPU's kernels without a GPU, for compute capability 9.0, and reads from the machine code what came of it.
+"""Compiles the GPU's kernels without a GPU, for compute capability 9.0, and reads what came of it.
 
-``python tests/ahead_of_time.py`` goes through the table and prints a line of JSON for each kernel of each network: tests/test_ahead_of_time.py
-runs it, since a process that interprets kernels cannot compile them.
+``python tests/ahead_of_time.py`` goes through the table and prints a line of JSON for each kernel of each network. It
+is a program of its own because a process in which Triton interprets its kernels cannot compile them.
 """
 
-import importlib
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,40 +16,74 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from twolayer.kernels.triton_launch import Launch, Pass
+from twolayer.kernels import gpu
+from twolayer.kernels.triton_launch import STAGES, Launch, Pass
 
-TYPES = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int64: "*i64",
-    torch.uint8: "*u8",
-}
+TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+FLOAT32 = ("highest", "high")
+NARROW = [(16, 64), (64, 64), (16, 128), (32, 128)]  # n_x, n_h: the corners of what fits
+WIDE = {torch.bfloat16: (128, 256), "high": (64, 128), "highest": (16, 64)}  # n_x, by what is multiplied
+
+
+def table():
+    """Families with ``n_x, n_h, n_y``, dtype and precision, and options of the pass."""
+    for n_x, n_h in NARROW:
+        for n_y in (1, 16):
+            yield "triton_narrow", n_x, n_h, n_y, torch.bfloat16, "highest", {}
+            for precision in FLOAT32:
+                yield "triton_narrow", n_x, n_h, n_y, torch.float32, precision, {}
+    for key, sizes in WIDE.items():
+        for n_x in sizes:
+            for n_y in (1, 32):
+                dtype, precision = (torch.float32, key) if key in FLOAT32 else (key, "highest")
+                yield "triton_wide", n_x, 512, n_y, dtype, precision, {"input_gradient": True}
+    weighted = {"sample_weight": torch.empty(1 << 20, device="meta")}
+    yield "triton_narrow", 32, 128, 10, torch.float16, "highest", {**weighted, "label_smoothing": 0.1}
+    yield "triton_narrow", 32, 64, 10, torch.float32, "highest", {**weighted, "input_gradient": True}
+    for task in ("multilabel", "regression"):
+        yield "triton_narrow", 32, 64, 10, torch.float32, "highest", {"task": task}
+    for activation in ("sigmoid", "relu", "leaky_relu"):
+        yield "triton_narrow", 32, 128, 1, torch.bfloat16, "highest", {"activation": activation}
+
+
+def launches(family, n_x, n_h, n_y, dtype, precision, options, m=1 << 20):
+    """What a family launches for a network of this size, if it takes it."""
+    torch.set_float32_matmul_precision(precision)
+    options = {"activation": "tanh", "task": "binary" if n_y == 1 else "multiclass", **options}
+    X = torch.empty(m, n_x, dtype=dtype, device="meta")
+    if options["task"] == "multiclass":
+        Y = torch.empty(m, dtype=torch.int64, device="meta")
+    else:
+        Y = torch.empty(m, n_y, device="meta")
+    parameters = [torch.empty(shape, device="meta") for shape in ((n_h, n_x), (n_h,), (n_y, n_h), (n_y,))]
+    if gpu.why_not_of_these(family, X, Y, parameters[0], parameters[2]) is not None:
+        return []
+    p = Pass(X, Y, *parameters, **options)
+    return [*gpu.module(family).plan(p), p.reduced()]
 
 
 def compiled(launch: Launch) -> dict:
     """Registers and stack of a thread, shared memory of a block, and what multiplies: of one kernel as launched."""
     signature, constants, attributes = {}, {}, {}
-    names = launch.kernel.arg_names
-    constexprs = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
-    for name, value in launch.arguments.items():
-        position = (names.index(name),)
+    for position, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[position,] = value
+            continue
         if isinstance(value, torch.Tensor):
-            signature[name] = TYPES[value.dtype]
-            attributes[position] = [["tt.divisibility", 16]]
-        elif name in constexprs or value is None or (isinstance(value, int) and value == 1):
-            signature[name] = "constexpr"
-            constants[position] = value
-        elif isinstance(value, int):
-            signature[name] = "i32"
-            if value % 16 == 0:
-                attributes[position] = [["tt.divisibility", 16]]
+            signature[parameter.name] = TYPES[value.dtype]
         else:
-            signature[name] = "fp32"
-    source = ASTSource(launch.kernel, {name: signature[name] for name in names}, constants, attributes)
-    options = {"num_warps": launch.warps}
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
+        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[position,] = [["tt.divisibility", 16]]
+    binary = triton.compile(
+        ASTSource(launch.kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", 10 * gpu.COMPUTE_CAPABILITY[0] + gpu.COMPUTE_CAPABILITY[1], 32),
+        options={"num_warps": launch.warps, "num_stages": STAGES},
+    )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -59,27 +91,25 @@ def compiled(launch: Launch) -> dict:
             subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     return {
         "kernel": launch.kernel.fn.__name__,
-        "registers": int(found["REG"]),
-        "stack": int(found["STACK"]) + int(found["LOCAL"]),
+        "registers": found["REG"],
+        "stack": found["STACK"] + found["LOCAL"],
         "shared": binary.metadata.shared,
         "HGMMA": len(re.findall(r"\bHGMMA", code)),
         "HMMA": len(re.findall(r"\bHMMA", code)),
-        "LDGSTS": len(re.findall(r"\bLDGSTS|\bUTMALDG", code)),
-        "local": len(re.findall(r"\b(?:LDL|STL)", code)),
     }
 
 
-def launches(family, n_x, n_h, n_y, m, dtype, precision="highest", activation="tanh", task=None, **options):
-    """What a family launches for a network of this size."""
-    torch.set_float32_matmul_precision(precision)
-    task = task or ("binary" if n_y == 1 else "multiclass")
-    X = torch.empty(m, n_x, dtype=dtype, device="meta")
-    Y = torch.empty(m, device="meta", dtype=torch.int64 if task == "multiclass" else torch.float32)
-    if task != "multiclass":
-        Y = Y[:, None].expand(m, n_y).contiguous()
-    W = [torch.empty(shape, device="meta") for shape in ((n_h, n_x), (n_h,), (n_y, n_h), (n_y,))]
-    p = Pass(X, Y, *W, activation=activation, task=task, **options)
-    return [*importlib.import_module(f"twolayer.kernels.{family}").plan(p), p.mean()]
+def main() -> None:
+    jobs = [(row, launch) for row in table() for launch in launches(*row)]
+    with ThreadPoolExecutor() as pool:  # the assembler is a process of its own
+        for (row, _), found in zip(jobs, pool.map(lambda job: compiled(job[1]), jobs), strict=True):
+            family, n_x, n_h, n_y, dtype, precision, options = row
+            network = {"family": family, "n_x": n_x, "n_h": n_h, "n_y": n_y, "precision": precision}
+            print(json.dumps({**network, "dtype": str(dtype), "options": [*options], **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

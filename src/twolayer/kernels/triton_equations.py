@@ -1,11 +1,11 @@
 """The equations on tiles, for the kernels to call: activations, output error and cost, products that are summed.
 
-A tile's hidden layer stands in columns, as in the notes: ``Z1 = W1 Xᵀ + b1`` is ``(n_h, rows)``. So the hidden units are the
-rows of every product of any size, which is what tensor cores ask for, and ``A1`` and ``dZ1`` go from registers
-straight into ``dW2ᵀ = A1 dZ2`` and ``dW1 = dZ1 X``. What has the outputs stands in rows, ``(rows, n_y)``.
+A tile's hidden layer stands in columns, as in the notes: ``Z1 = W1 Xᵀ + b1`` is ``(n_h, rows)``. So the hidden units
+are the rows of every large product, as tensor cores want it, and ``A1`` and ``dZ1`` go from registers straight into
+``dW2ᵀ = A1 dZ2`` and ``dW1 = dZ1 X``. What has the outputs stands in rows, ``(rows, n_y)``.
 
-Sizes in capitals are padded to powers of two, at least 16. What a number means that is no number stays one: no maximum
-drops a NaN, and a class index that is out of range makes the cost NaN.
+Sizes in capitals are padded to powers of two, at least 16. A NaN stays one wherever it goes, and a class index that is
+out of range becomes one.
 """
 
 import triton
@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def activation(Z, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, EXACT: tl.constexpr):
-    """``g(Z)``. Not ``EXACT``: up to an absolute error of float32's ε, which is less than what rounded operands make."""
+    """``g(Z)``; if not ``EXACT``, up to an absolute error of float32's ε, which is below that of rounded operands."""
     if ACTIVATION == "relu":
         return tl.where(Z < 0, 0.0, Z)
     elif ACTIVATION == "leaky_relu":
@@ -158,7 +158,7 @@ def output(
     Y += first * Y_stride
     real = (i[:, None] < m) & (j[None, :] < n_y)
     if CLASS_INDICES:
-        index = tl.load(Y + i * Y_stride, mask=i < m, other=0)
+        index = tl.load(Y + i * Y_stride, mask=i < m, other=0).to(tl.int64)
         index = tl.where((index >= 0) & (index < n_y), index, -1).to(tl.int32)
         y = tl.where(index[:, None] == j[None, :], 1.0, 0.0)
         y = tl.where(index[:, None] < 0, float("nan"), y)
@@ -183,6 +183,9 @@ def output(
     if TASK == "regression":
         dZ2 = Z2 - y
         L = 0.5 * dZ2 * dZ2
+    elif TASK == "pairing":
+        dZ2 = y
+        L = Z2 * y
     elif TASK == "multiclass":
         y = tl.where(real, y, 0.0)
         Z2 = tl.where(j[None, :] < n_y, Z2, float("-inf"))

@@ -1,8 +1,8 @@
 """What the GPU's kernels have in common: their arguments, the buffers of their sums, and the mean at the end.
 
 Each program of a kernel writes its own sums, in float32, and one more kernel adds them up in a fixed order and divides
-by the total weight: no atomics, so the result is the same to the last bit each time. In full precision a program adds up
-tiles, rounding each time to nearest: an error that grows as the root of their number, to about 4e-6 at 2²⁴ examples.
+by the total weight: no atomics, so the result is the same to the last bit each time. In full precision a program adds
+up tiles, rounding to nearest: an error that grows as the root of their number, to some 1e-6 at 2²⁴ examples.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
+from twolayer.tasks import PAIRING
+
+STAGES = 2
+"""Of the pipeline that loads tiles ahead."""
 
 
 def padded(n: int, least: int = 16) -> int:
@@ -48,7 +52,7 @@ class Launch(NamedTuple):
     warps: int
 
     def __call__(self) -> None:
-        self.kernel[self.grid](**self.arguments, num_warps=self.warps)
+        self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=STAGES)
 
 
 class Pass:
@@ -78,19 +82,21 @@ class Pass:
         sample_weight: Tensor | None = None,
         class_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
+        reduction: str = "mean",
         input_gradient: bool = False,
     ) -> None:
         (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
         self.X, self.dtype, self.rows = X, W1.dtype, rows_of_a_tile(X)
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
-        # The range of float16 is narrow, and what the weights are measured in cancels in the mean.
-        small = X.dtype == torch.float16
-        if sample_weight is not None:
-            sample_weight = sample_weight / sample_weight.max() if small else sample_weight
-        if class_weight is not None:
-            class_weight = class_weight.to(torch.float32)
-            class_weight = class_weight / class_weight.max() if small else class_weight
+        self.unit: Tensor | None = None
+        if X.dtype == torch.float16:  # of narrow range: what errors are measured in is put aside
+            if task == PAIRING:
+                Y = self._in_units(Y)
+            if sample_weight is not None:
+                sample_weight = self._in_units(sample_weight)
+            if class_weight is not None:
+                class_weight = self._in_units(class_weight)
         self.arguments = {
             "X": X,
             "Y": Y.view(torch.uint8) if Y.dtype == torch.bool else Y,
@@ -99,7 +105,7 @@ class Pass:
             "W2": W2.contiguous(),
             "b2": b2.contiguous(),
             "sample_weight": None if sample_weight is None else sample_weight.contiguous(),
-            "class_weight": None if class_weight is None else class_weight.contiguous(),
+            "class_weight": None if class_weight is None else class_weight.to(torch.float32).contiguous(),
             "m": self.m,
             "n_x": self.n_x,
             "n_h": self.n_h,
@@ -107,17 +113,27 @@ class Pass:
             "X_stride": X.stride(0),
             "Y_stride": Y.stride(0),
             "smoothing": float(label_smoothing),
+            "unit": self.unit,
             "ACTIVATION": activation,
             "SLOPE": LEAKY_RELU_SLOPE,
             "TASK": task,
             "CLASS_INDICES": task == "multiclass" and not Y.is_floating_point(),
+            "MEAN": reduction == "mean",
             "PRECISION": precision(X),
         }
 
+    def _in_units(self, V: Tensor) -> Tensor:
+        """``V`` with a greatest magnitude of one, by which ``self.unit`` grows."""
+        if V.numel() == 0:
+            return V
+        unit = V.abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny)
+        self.unit = unit if self.unit is None else self.unit * unit
+        return V / unit
+
     def allocate(self, slots: int, cost_slots: int, errors: bool) -> None:
         """Buffers: so many partial sums, and ``dZ2`` where it is kept."""
-        self.errors = self.X.new_empty(self.m, self.n_y) if errors else None
         n = self.n_h * (self.n_x + 1 + self.n_y)
+        self.errors = self.X.new_empty(self.m, self.n_y) if errors else None
         self.sums = self.X.new_empty(slots, n, dtype=torch.float32)
         self.costs = self.X.new_empty(cost_slots, self.n_y + 2, dtype=torch.float32)
         self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
@@ -126,36 +142,41 @@ class Pass:
     def launch(self, kernel: Any, grid: tuple[int, ...], sizes: dict[str, int], *, warps: int) -> Launch:
         """Of a kernel, with what it takes of the arguments and the buffers."""
         buffers = {"errors": self.errors, "sums": self.sums, "costs": self.costs, "dX": self.dX}
-        buffers |= {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
-        arguments = self.arguments | buffers | sizes
+        results = {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
+        arguments = {**self.arguments, **buffers, **results, **sizes}
         return Launch(kernel, grid, {name: arguments[name] for name in kernel.arg_names}, warps)
 
-    def mean(self) -> Launch:
+    def reduced(self) -> Launch:
         """The launch that makes the result out of the sums."""
         n, block = self.sums.shape[1], 64
-        return self.launch(mean, (triton.cdiv(n + self.n_y + 1, block),), {"n": n, "BLOCK": block}, warps=4)
+        return self.launch(reduce, (triton.cdiv(n + self.n_y + 1, block),), {"n": n, "BLOCK": block}, warps=4)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         shapes = {"W1": (self.n_h, self.n_x), "b1": (self.n_h,), "W2": (self.n_y, self.n_h), "b2": (self.n_y,)}
         parts = self.grads.split([torch.Size(shape).numel() for shape in shapes.values()])
         grads = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        J, total_weight = self.J
+        J, share = self.J
         if self.dX is not None:
-            grads["X"] = self.dX.div_(total_weight)
+            grads["X"] = self.dX.mul_(share)
         return J, grads
 
 
 @triton.jit
-def mean(sums, slots, n, costs, cost_slots, n_y, grads, J, BLOCK: tl.constexpr):
-    """``grads`` and ``J`` are the columns of ``sums`` and then ``costs``, added up and divided by the total weight."""
-    total_weight = tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
+def reduce(sums, slots, n, costs, cost_slots, n_y, unit, grads, J, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+    """``grads`` and ``J[0]`` are the columns of ``sums`` and then ``costs``, added up, times ``J[1]``: 1 / Σ w or 1."""
+    if MEAN:  # the unit of the weights cancels
+        share = 1 / tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
+    else:
+        share = 1.0
+        if unit is not None:
+            share = tl.load(unit)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     of_sums = add_slots(sums, i, slots, n, n, BLOCK)
     of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)
-    total = tl.where(i < n, of_sums, of_costs) / total_weight
+    total = tl.where(i < n, of_sums, of_costs) * share
     tl.store(grads + i, total.to(grads.dtype.element_ty), mask=i < n + n_y)
     tl.store(J + i - n - n_y, total, mask=i == n + n_y)
-    tl.store(J + 1, total_weight, mask=tl.program_id(0) == 0)
+    tl.store(J + 1, share, mask=tl.program_id(0) == 0)
 
 
 @triton.jit
@@ -179,5 +200,5 @@ def run(plan: Callable[[Pass], list[Launch]], *network: Tensor, **options: Any) 
         p = Pass(*network, **options)
         for launch in plan(p):
             launch()
-        p.mean()()
+        p.reduced()()
         return p.result()

@@ -1,13 +1,14 @@
 """Narrow networks on a GPU: cost and every gradient in one pass, with all weights resident.
 
-As many programs as the chip holds go through the examples, a tile of rows at a time, and read each once. They keep the weights and
-the sums of the gradients in registers until the end.
+As many programs as the chip holds go through the examples, a tile of rows at a time, and read each once. They keep the
+weights and the sums of the gradients in registers until the end.
 """
 
 from functools import partial
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from twolayer.kernels.triton_equations import (
     add_gradients,
@@ -20,7 +21,7 @@ from twolayer.kernels.triton_equations import (
     store_costs,
     store_gradients,
 )
-from twolayer.kernels.triton_launch import Launch, Pass, padded, run
+from twolayer.kernels.triton_launch import Launch, Pass, padded, rows_of_a_tile, run
 from twolayer.kernels.triton_wide import input_gradient
 
 
@@ -85,10 +86,11 @@ def narrow_pass(
     store_costs(costs + tl.program_id(0) * (n_y + 2), db2, J, weight, j, n_y)
 
 
-def why_not(n_x: int, n_h: int, n_y: int, rows: int) -> str | None:
+def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     """What keeps the kernel from a network of this size, or None."""
     N_X, N_H, N_Y = padded(n_x), padded(n_h, 64), padded(n_y)
-    if N_X * N_H > 4096 or N_H > 128 or N_Y > 16:
+    most = 2048 if rows_of_a_tile(X) < 32 and n_y > 1 else 4096
+    if N_X * N_H > most or N_H > 128 or N_Y > 16:
         return f"weights and sums do not fit the registers: n_x, n_h, n_y, padded, are {N_X}, {N_H}, {N_Y}"
     return None
 
@@ -96,7 +98,7 @@ def why_not(n_x: int, n_h: int, n_y: int, rows: int) -> str | None:
 def plan(p: Pass) -> list[Launch]:
     """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
     N_X, N_H, N_Y = padded(p.n_x), padded(p.n_h, 64), padded(p.n_y)
-    programs = min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows))
+    programs = max(1, min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows)))
     p.allocate(programs, programs, errors=p.dX is not None)
     sizes = {"ROWS": p.rows, "N_X": N_X, "N_H": N_H, "N_Y": N_Y}
     launches = [p.launch(narrow_pass, (programs,), sizes, warps=N_H // 16)]

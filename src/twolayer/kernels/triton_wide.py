@@ -1,14 +1,15 @@
-"""Wider hidden layers on a GPU: cost and output errors in one kernel, the gradients of a slab of hidden units in another.
+"""Wider hidden layers on a GPU: cost and output errors in one kernel, the gradients of the weights in another.
 
-The first goes through all hidden units for a tile of rows, and keeps of it ``dZ2 (m, n_y)``; the second goes through the rows for a slab of
-hidden units, whose ``A1`` it computes anew; a third does so for ``dX``, where that is asked for. No ``(m, n_h)`` array is
-written.
+The first goes through all hidden units for a tile of rows, and keeps of it ``dZ2 (m, n_y)``; the second goes through
+the rows for a slab of hidden units, whose ``A1`` it computes anew; a third does so for ``dX``, where that is asked for.
+No ``(m, n_h)`` array is written.
 """
 
 from functools import partial
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from twolayer.kernels.triton_equations import (
     add_dot,
@@ -22,7 +23,7 @@ from twolayer.kernels.triton_equations import (
     store_costs,
     store_gradients,
 )
-from twolayer.kernels.triton_launch import Launch, Pass, padded, run
+from twolayer.kernels.triton_launch import Launch, Pass, padded, rows_of_a_tile, run
 
 
 @triton.jit
@@ -102,7 +103,7 @@ def slab_gradients(
     SLAB: tl.constexpr,
     N_Y: tl.constexpr,
 ):
-    """Each program sums the gradients of one slab over its share of the rows, the programs of all slabs side by side."""
+    """Each program sums the gradients of one slab over its share of the rows."""
     dtype: tl.constexpr = X.dtype.element_ty
     i, k, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_Y)
     h = tl.program_id(0) * SLAB + tl.arange(0, SLAB)
@@ -162,17 +163,18 @@ def input_gradients(
 SLAB = 64
 
 
-def why_not(n_x: int, n_h: int, n_y: int, rows: int) -> str | None:
-    """What keeps the kernels from a network of this size on tiles of so many rows, or None."""
-    if padded(n_x) > 4 * rows or padded(n_y) > 32:
-        return f"its slabs do not fit the registers: n_x is {n_x}, at most {4 * rows}, and n_y {n_y}, at most 32"
+def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
+    """What keeps the kernels from a network of this size, or None."""
+    most = 4 * rows_of_a_tile(X)
+    if n_x > most or n_y > 32:
+        return f"a slab does not fit the registers: n_x is {n_x}, at most {most}, and n_y is {n_y}, at most 32"
     return None
 
 
 def plan(p: Pass) -> list[Launch]:
     """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
     rows, warps, sizes = _tiles(p)
-    tiles, slabs = triton.cdiv(p.m, rows), triton.cdiv(p.n_h, SLAB)
+    tiles, slabs = max(1, triton.cdiv(p.m, rows)), triton.cdiv(p.n_h, SLAB)
     programs = min(2 * p.multiprocessors, tiles)
     splits = min(triton.cdiv(2 * p.multiprocessors, slabs), tiles)
     p.allocate(splits, programs, errors=True)
@@ -186,7 +188,7 @@ def plan(p: Pass) -> list[Launch]:
 def input_gradient(p: Pass) -> Launch:
     """The launch that fills ``p.dX`` from ``p.errors``."""
     rows, warps, sizes = _tiles(p)
-    return p.launch(input_gradients, (triton.cdiv(p.m, rows),), sizes, warps=warps)
+    return p.launch(input_gradients, (max(1, triton.cdiv(p.m, rows)),), sizes, warps=warps)
 
 
 def _tiles(p: Pass) -> tuple[int, int, dict[str, int]]:
