@@ -89,8 +89,8 @@ def narrow_pass(
 def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     """What keeps the kernel from a network of this size, or None."""
     N_X, N_H, N_Y = padded(n_x), padded(n_h, 64), padded(n_y)
-    most = 2048 if rows_of_a_tile(X) < 32 and n_y > 1 else 4096
-    if N_X * N_H > most or N_H > 128 or N_Y > 16:
+    weights, most = N_X * N_H, 2048 if rows_of_a_tile(X) < 32 and n_y > 1 else 4096
+    if weights > most or N_H > 128 or N_Y > 16:
         return f"weights and sums do not fit the registers: n_x, n_h, n_y, padded, are {N_X}, {N_H}, {N_Y}"
     return None
 
