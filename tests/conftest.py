@@ -7,7 +7,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("pytest -m cuda needs a CUDA GPU, and torch.cuda.is_available() is False")
     # The problems are small: several threads would only wait for each other, for long where cores are few and busy.
     torch.set_num_threads(1)
 
