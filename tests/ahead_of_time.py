@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from twolayer.kernels import gpu
+from twolayer.kernels import gpu, triton_descent
 from twolayer.kernels.triton_launch import STAGES, Launch, Pass
 
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
@@ -46,12 +46,15 @@ def table():
         yield "triton_narrow", 32, 64, 10, torch.float32, "highest", {"task": task}
     for activation in ("sigmoid", "relu", "leaky_relu"):
         yield "triton_narrow", 32, 128, 1, torch.bfloat16, "highest", {"activation": activation}
+    for n_x, n_h, n_y in ((2, 4, 1), (2, 16, 1), (4, 8, 4)):
+        yield "triton_descent", n_x, n_h, n_y, torch.float32, "highest", {}
 
 
-def launches(family, n_x, n_h, n_y, dtype, precision, options, m=1 << 20):
+def launches(family, n_x, n_h, n_y, dtype, precision, options):
     """What a family launches for a network of this size, if it takes it."""
     torch.set_float32_matmul_precision(precision)
     options = {"activation": "tanh", "task": "binary" if n_y == 1 else "multiclass", **options}
+    m = 512 if family == "triton_descent" else 1 << 20
     X = torch.empty(m, n_x, dtype=dtype, device="meta")
     if options["task"] == "multiclass":
         Y = torch.empty(m, dtype=torch.int64, device="meta")
@@ -61,6 +64,8 @@ def launches(family, n_x, n_h, n_y, dtype, precision, options, m=1 << 20):
     if gpu.why_not_of_these(family, X, Y, parameters[0], parameters[2]) is not None:
         return []
     p = Pass(X, Y, *parameters, **options)
+    if family == "triton_descent":
+        return [triton_descent.plan(p, torch.empty(1000, device="meta"), 0.1)]
     return [*gpu.module(family).plan(p), p.reduced()]
 
 

@@ -22,32 +22,16 @@ HALF = torch.finfo(torch.float16).eps
 
 SIZES = {"triton_narrow": {"n_x": 5, "n_h": 7}, "triton_wide": {"n_x": 19, "n_h": 70}}  # wide: two slabs
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of NaN and overflow that are meant
+pytestmark = [
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, of NaN and overflow that are meant
+]
 
 families = pytest.mark.parametrize("family", SIZES)
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request):
-    if request.param == "cpu" and torch.cuda.is_available():
-        pytest.skip("the kernels are compiled for the GPU here, not interpreted")
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Whatever is not written is NaN."""
-    new_empty = torch.Tensor.new_empty
-
-    def new_nan(self, *args, **options):
-        V = new_empty(self, *args, **options)
-        return V.fill_(torch.nan) if V.is_floating_point() else V
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", new_nan)
-
-
-def of_size(family, activation, task, device, *, m=53, dtype=torch.float32, **options) -> Problem:
-    p = problem(activation, task, m=m, dtype=dtype, device=device, margin=1e-4, **{**SIZES[family], **options})
+def of_size(family, activation, task, kernel_device, *, m=53, dtype=torch.float32, **options) -> Problem:
+    p = problem(activation, task, m=m, dtype=dtype, device=kernel_device, margin=1e-4, **{**SIZES[family], **options})
     p.W1 *= p.W1.shape[1] ** -0.5  # units that are not all saturated
     p.W2 *= p.W2.shape[1] ** -0.5
     return p
@@ -78,8 +62,8 @@ def assert_true(p, found, weights=None, allowed=50 * EPS, **options):
     ("task", "n_y"), [("binary", 1), ("regression", 1), *((task, n_y) for task, n_y in OUTPUTS.items() if n_y > 1)]
 )
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_cost_and_gradients_are_those_of_torch(family, activation, task, n_y, device):
-    p = of_size(family, activation, task, device, n_y=n_y)
+def test_cost_and_gradients_are_those_of_torch(family, activation, task, n_y, kernel_device):
+    p = of_size(family, activation, task, kernel_device, n_y=n_y)
     found = run(family, p, input_gradient=True)
     assert set(found[1]) == {"X", *PARAMETERS}
     assert_true(p, found)
@@ -89,23 +73,23 @@ def test_cost_and_gradients_are_those_of_torch(family, activation, task, n_y, de
     ("family", "n_x", "n_h", "n_y"),
     [("triton_narrow", 1, 1, 16), ("triton_narrow", 16, 65, 2), ("triton_wide", 64, 129, 32), ("triton_wide", 1, 3, 1)],
 )
-def test_other_sizes(family, n_x, n_h, n_y, device):
-    p = of_size(family, "tanh", "multilabel", device, m=40, n_x=n_x, n_h=n_h, n_y=n_y)
+def test_other_sizes(family, n_x, n_h, n_y, kernel_device):
+    p = of_size(family, "tanh", "multilabel", kernel_device, m=40, n_x=n_x, n_h=n_h, n_y=n_y)
     assert_true(p, run(family, p, input_gradient=True))
 
 
 @families
 @pytest.mark.parametrize("m", [1, 15, 16, 17, 97])
-def test_tails_of_every_size(family, m, device):
-    p = of_size(family, "relu", "multiclass", device, m=m)
+def test_tails_of_every_size(family, m, kernel_device):
+    p = of_size(family, "relu", "multiclass", kernel_device, m=m)
     assert_true(p, run(family, p, input_gradient=True))
 
 
 @families
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("parameters", [torch.float16, torch.float32])
-def test_float16(family, task, parameters, device):
-    p = of_size(family, "tanh", task, device, dtype=torch.float16)
+def test_float16(family, task, parameters, kernel_device):
+    p = of_size(family, "tanh", task, kernel_device, dtype=torch.float16)
     for name in PARAMETERS:
         setattr(p, name, getattr(p, name).to(parameters))
     rounded = Problem(**{**vars(p), **{name: getattr(p, name).half().to(parameters) for name in PARAMETERS}})
@@ -115,9 +99,9 @@ def test_float16(family, task, parameters, device):
 
 @families
 @pytest.mark.parametrize("task", TASKS)
-def test_weights_and_smoothing(family, task, device):
-    p = of_size(family, "tanh", task, device, soft=True)
-    weights = torch.rand(53, generator=torch.Generator().manual_seed(1)).to(device)
+def test_weights_and_smoothing(family, task, kernel_device):
+    p = of_size(family, "tanh", task, kernel_device, soft=True)
+    weights = torch.rand(53, generator=torch.Generator().manual_seed(1)).to(kernel_device)
     smoothing = 0.0 if task == "regression" else 0.1
     for reduction in ("mean", "sum"):
         J, grads = run(
@@ -131,18 +115,18 @@ def test_weights_and_smoothing(family, task, device):
 @families
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_class_weights(family, task, soft, device):
-    p = of_size(family, "tanh", task, device, soft=soft)
-    class_weight = torch.tensor([0.5, 2.0, 1.0, 3.0][: 2 if task == "binary" else 4], device=device)
+def test_class_weights(family, task, soft, kernel_device):
+    p = of_size(family, "tanh", task, kernel_device, soft=soft)
+    class_weight = torch.tensor([0.5, 2.0, 1.0, 3.0][: 2 if task == "binary" else 4], device=kernel_device)
     Y = p.Y.double() if p.Y.is_floating_point() else F.one_hot(p.Y, 4).double()
     by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
     assert_true(p, run(family, p, class_weight=class_weight), by_class @ class_weight.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool])
-def test_targets_of_every_dtype(dtype, device):
+def test_targets_of_every_dtype(dtype, kernel_device):
     for task in ("multilabel", "multiclass"):
-        p = of_size("triton_narrow", "relu", task, device, n_y=2)
+        p = of_size("triton_narrow", "relu", task, kernel_device, n_y=2)
         expected = run("triton_narrow", p)
         if task == "multiclass" and dtype.is_floating_point:
             p.Y = F.one_hot(p.Y, 2)
@@ -154,8 +138,8 @@ def test_targets_of_every_dtype(dtype, device):
 
 
 @families
-def test_rows_with_strides(family, device):
-    p = of_size(family, "relu", "regression", device)
+def test_rows_with_strides(family, kernel_device):
+    p = of_size(family, "relu", "regression", kernel_device)
     p.X = F.pad(p.X, (2, 3))[:, 2:-3]
     p.Y = F.pad(p.Y, (0, 1))[:, :-1]
     p.W1, p.W2 = p.W1.T.contiguous().T, p.W2.T.contiguous().T
@@ -163,15 +147,15 @@ def test_rows_with_strides(family, device):
     assert_true(p, run(family, p, input_gradient=True))
 
 
-def test_one_example_for_all(device):
-    p = of_size("triton_narrow", "tanh", "binary", device, m=1)
+def test_one_example_for_all(kernel_device):
+    p = of_size("triton_narrow", "tanh", "binary", kernel_device, m=1)
     p.X, p.Y = p.X.expand(53, 5), p.Y.expand(53, 1)
     assert_true(p, run("triton_narrow", p))
 
 
 @families
-def test_it_is_bitwise_repeatable(family, device):
-    p = of_size(family, "sigmoid", "multiclass", device, m=150)
+def test_it_is_bitwise_repeatable(family, kernel_device):
+    p = of_size(family, "sigmoid", "multiclass", kernel_device, m=150)
     first, second = run(family, p), run(family, p)
     assert torch.equal(first[0], second[0])
     assert all(torch.equal(first[1][name], second[1][name]) for name in PARAMETERS)
@@ -179,9 +163,9 @@ def test_it_is_bitwise_repeatable(family, device):
 
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_comes_back_to_the_logits(family, dtype, device):
+def test_what_comes_back_to_the_logits(family, dtype, kernel_device):
     """The cost ``Σ Z2 ⊙ dZ2``, a sum, whose gradients are those along ``dZ2``, also if too small for float16."""
-    p = of_size(family, "tanh", "regression", device, dtype=dtype)
+    p = of_size(family, "tanh", "regression", kernel_device, dtype=dtype)
     for name in ("W1", "b1", "W2", "b2", "Y"):
         setattr(p, name, getattr(p, name).float())
     p.task, p.Y = PAIRING, 1e-9 * p.Y
@@ -198,9 +182,9 @@ def test_what_comes_back_to_the_logits(family, dtype, device):
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e9])
-def test_float16_and_weights_beyond_its_range(size, device):
-    p = of_size("triton_narrow", "tanh", "binary", device, dtype=torch.float16)
-    weights = size * torch.rand(53, generator=torch.Generator().manual_seed(1)).to(device)
+def test_float16_and_weights_beyond_its_range(size, kernel_device):
+    p = of_size("triton_narrow", "tanh", "binary", kernel_device, dtype=torch.float16)
+    weights = size * torch.rand(53, generator=torch.Generator().manual_seed(1)).to(kernel_device)
     for name in PARAMETERS:
         setattr(p, name, getattr(p, name).float())
     J, grads = run("triton_narrow", p, sample_weight=weights)
@@ -213,8 +197,8 @@ def test_float16_and_weights_beyond_its_range(size, device):
 @families
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_what_is_no_number_stays_none(family, activation, task, device):
-    p = of_size(family, activation, task, device)
+def test_what_is_no_number_stays_none(family, activation, task, kernel_device):
+    p = of_size(family, activation, task, kernel_device)
     p.X[17, 2] = torch.nan
     J, grads = run(family, p)
     assert J.isnan()
@@ -224,15 +208,15 @@ def test_what_is_no_number_stays_none(family, activation, task, device):
 
 @families
 @pytest.mark.parametrize("index", [-1, 4, 1 << 32])
-def test_a_class_that_is_none_makes_the_cost_none(family, index, device):
-    p = of_size(family, "tanh", "multiclass", device)
+def test_a_class_that_is_none_makes_the_cost_none(family, index, kernel_device):
+    p = of_size(family, "tanh", "multiclass", kernel_device)
     p.Y[3] = index
     assert run(family, p)[0].isnan()
 
 
 @families
-def test_an_infinite_input_saturates(family, device):
-    p = of_size(family, "tanh", "binary", device)
+def test_an_infinite_input_saturates(family, kernel_device):
+    p = of_size(family, "tanh", "binary", kernel_device)
     p.X[17, 2] = torch.inf
     J, grads = run(family, p)
     assert relative_error(J, truth(p)[0]) < 50 * EPS
@@ -246,8 +230,10 @@ def each_activation(Z, A, ACTIVATION: tl.constexpr, N: tl.constexpr):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_activations_are_good_to_some_last_places(activation, device):
-    z = torch.cat([torch.linspace(-12, 12, 1024), torch.logspace(-30, 2, 512), -torch.logspace(-30, 2, 512)]).to(device)
+def test_activations_are_good_to_some_last_places(activation, kernel_device):
+    z = torch.cat([torch.linspace(-12, 12, 1024), torch.logspace(-30, 2, 512), -torch.logspace(-30, 2, 512)]).to(
+        kernel_device
+    )
     found = z.new_empty(2048)
     each_activation[(1,)](z, found, activation, 2048)
     a = getattr(torch, activation)(z.double())
@@ -264,8 +250,8 @@ def each_cost(Z2, Y, L, dZ2, m, TASK: tl.constexpr, ROWS: tl.constexpr):
     triton_equations.store_block(dZ2, i, j, 1, m, 1, error)
 
 
-def test_the_cost_is_finite_and_exact_for_any_logits(device):
-    z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])]).to(device)
+def test_the_cost_is_finite_and_exact_for_any_logits(kernel_device):
+    z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])]).to(kernel_device)
     for y in (0.0, 0.3, 1.0):
         Y = torch.full_like(z, y)
         found, error = z.new_empty(405), z.new_empty(405)
