@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from twolayer.kernels import gpu, triton_descent
+from twolayer.kernels import gpu, triton_chunked, triton_descent
 from twolayer.kernels.triton_launch import STAGES, Launch, Pass
 
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
@@ -46,6 +46,9 @@ def table():
         yield "triton_narrow", 32, 64, 10, torch.float32, "highest", {"task": task}
     for activation in ("sigmoid", "relu", "leaky_relu"):
         yield "triton_narrow", 32, 128, 1, torch.bfloat16, "highest", {"activation": activation}
+    for dtype in (torch.bfloat16, torch.float32):
+        for n_y in (10, 1024, 4096):
+            yield "triton_chunked", 784, 128, n_y, dtype, "highest", {}
     for n_x, n_h, n_y in ((2, 4, 1), (2, 16, 1), (4, 8, 4)):
         yield "triton_descent", n_x, n_h, n_y, torch.float32, "highest", {}
 
@@ -64,6 +67,13 @@ def launches(family, n_x, n_h, n_y, dtype, precision, options):
     if gpu.why_not_of_these(family, X, Y, parameters[0], parameters[2]) is not None:
         return []
     p = Pass(X, Y, *parameters, **options)
+    if family == "triton_chunked":
+        p.allocate(1, 264, errors=False)
+        Z = torch.empty(m, n_h, dtype=dtype, device="meta")
+        logits = torch.empty(m, n_y, device="meta")
+        given = {"Z1": Z, "A1": Z, "dA1": Z, "Z2": logits, "errors": logits.to(dtype)}
+        kernels = (triton_chunked.activations, triton_chunked.logit_errors, triton_chunked.hidden_errors)
+        return [triton_chunked.launch(p, kernel, m=m, **given) for kernel in kernels]
     if family == "triton_descent":
         return [triton_descent.plan(p, torch.empty(1000, device="meta"), 0.1)]
     return [*gpu.module(family).plan(p), p.reduced()]

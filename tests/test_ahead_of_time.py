@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+POINTWISE = ("activations", "logit_errors", "hidden_errors")
 SHARED = 227 * 1024
 """Bytes of shared memory that a block may have on compute capability 9.0."""
 
@@ -24,7 +25,7 @@ def kernels():
 
 
 def test_every_kernel_is_there(kernels):
-    names = {"narrow_pass", "output_errors", "slab_gradients", "input_gradients", "reduce", "descent"}
+    names = {"narrow_pass", "output_errors", "slab_gradients", "input_gradients", "reduce", "descent", *POINTWISE}
     assert {kernel["kernel"] for kernel in kernels} == names
 
 
@@ -38,5 +39,5 @@ def test_shared_memory_is_enough(kernels):
 
 def test_tensor_cores_multiply(kernels):
     """Hopper's own instructions, for groups of four warps, but for the small products of an output layer."""
-    kernels = [kernel for kernel in kernels if kernel["kernel"] not in ("reduce", "descent")]
+    kernels = [kernel for kernel in kernels if kernel["kernel"] not in ("reduce", "descent", *POINTWISE)]
     assert [kernel for kernel in kernels if kernel["HGMMA"] == 0] == []

@@ -18,6 +18,7 @@ PRECISIONS = {
     "float16": (torch.float16, "highest", 2e-3),
 }
 SIZES = {(32, 128, 1): "triton_narrow", (5, 7, 3): "triton_narrow", (64, 300, 10): "triton_wide"}
+SIZES[300, 130, 40] = "triton_chunked"
 
 
 @pytest.fixture(params=PRECISIONS)

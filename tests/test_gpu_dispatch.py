@@ -68,32 +68,35 @@ def precision():
 
 def test_sizes(precision):
     pytest.importorskip("triton")
-    both, wide = ["triton_narrow", "triton_wide"], ["triton_wide"]
+    chunked = ["triton_chunked"]
+    wide = ["triton_wide", *chunked]
+    narrow = ["triton_narrow", *wide]
     half = torch.bfloat16
-    assert taken(32, 128, 1) == taken(32, 128, 16, half) == taken(64, 64, 16, half) == taken(2, 4, 1) == both
+    assert taken(32, 128, 1) == taken(32, 128, 16, half) == taken(64, 64, 16, half) == taken(2, 4, 1) == narrow
     assert taken(64, 64, 16) == taken(64, 129, 1) == taken(64, 10_000, 32) == taken(256, 16, 1, half) == wide
-    assert taken(65, 10, 1) == taken(257, 10, 1, half) == taken(10, 100, 33, half) == []
+    assert taken(65, 10, 1) == taken(257, 10, 1, half) == taken(10, 100, 33, half) == chunked
+    assert taken(10, 100, 4097) == []
     precision("high")
-    assert taken(64, 64, 16) == both
+    assert taken(64, 64, 16) == narrow
     assert taken(128, 512, 1) == wide
-    assert taken(129, 10, 1) == []
+    assert taken(129, 10, 1) == chunked
 
 
 def test_dtypes():
     pytest.importorskip("triton")
     assert taken(5, 7, 1, torch.float64, torch.float64) == []
     assert taken(5, 7, 1, torch.float32, torch.bfloat16) == []
-    assert taken(5, 7, 1, torch.bfloat16, torch.bfloat16) == ["triton_narrow", "triton_wide"]
+    assert taken(5, 7, 1, torch.bfloat16, torch.bfloat16) == list(gpu.KERNELS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled for the GPU here, not interpreted")
-@pytest.mark.parametrize("n_h", [7, 70, 130])
-def test_the_streamed_mode_and_loss_and_grads_take_them(n_h, monkeypatch):
+@pytest.mark.parametrize(("n_x", "n_h", "name"), [(5, 7, "narrow"), (5, 130, "wide"), (70, 7, "chunked")])
+def test_the_streamed_mode_and_loss_and_grads_take_them(n_x, n_h, name, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(cpu, "why_not", lambda *_: "not this time")
     monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
-    p = problem("tanh", "multiclass", m=53, n_h=n_h, dtype=torch.float32, margin=1e-4)
-    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == ("triton_narrow" if n_h < 128 else "triton_wide")
+    p = problem("tanh", "multiclass", m=53, n_x=n_x, n_h=n_h, dtype=torch.float32, margin=1e-4)
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == f"triton_{name}"
     true_J, grads = truth(p)
     allowed = 50 * torch.finfo(torch.float32).eps
 

@@ -4,6 +4,8 @@
     One pass over the examples, weights and sums in registers: :mod:`twolayer.kernels.triton_narrow`.
 ``"triton_wide"``
     Two kernels, by tiles of examples and by slabs of hidden units: :mod:`twolayer.kernels.triton_wide`.
+``"triton_chunked"``
+    Chunks of examples, products by cuBLAS: :mod:`twolayer.kernels.triton_chunked`.
 """
 
 from importlib import import_module
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from twolayer.kernels import memory
 
-KERNELS = ("triton_narrow", "triton_wide")
+KERNELS = ("triton_narrow", "triton_wide", "triton_chunked")
 COMPUTE_CAPABILITY = (9, 0)
 """For which tiles are cut, and for which the tests look at the machine code."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -5,7 +5,7 @@ by the total weight: no atomics, so the result is the same to the last bit each 
 up tiles, rounding to nearest: an error that grows as the root of their number, to some 1e-6 at 2²⁴ examples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,7 +97,7 @@ class Pass:
                 sample_weight = self._in_units(sample_weight)
             if class_weight is not None:
                 class_weight = self._in_units(class_weight)
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "X": X,
             "Y": Y.view(torch.uint8) if Y.dtype == torch.bool else Y,
             "W1": W1.contiguous(),
@@ -139,7 +139,7 @@ class Pass:
         self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
         self.J = self.X.new_empty(2, dtype=torch.float32)
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], sizes: dict[str, int], *, warps: int) -> Launch:
+    def launch(self, kernel: Any, grid: tuple[int, ...], sizes: dict[str, Any], *, warps: int) -> Launch:
         """Of a kernel, with what it takes of the arguments and the buffers."""
         buffers = {"errors": self.errors, "sums": self.sums, "costs": self.costs, "dX": self.dX}
         results = {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
@@ -194,7 +194,7 @@ def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
     return total
 
 
-def run(plan: Callable[[Pass], list[Launch]], *network: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def run(plan: Callable[[Pass], Sequence[Any]], *network: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """:func:`twolayer.streaming.loss_and_grads` by the launches that are planned."""
     with torch.cuda.device_of(network[0]), torch.no_grad():
         p = Pass(*network, **options)

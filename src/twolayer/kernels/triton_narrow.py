@@ -4,6 +4,7 @@ As many programs as the chip holds go through the examples, a tile of rows at a 
 weights and the sums of the gradients in registers until the end.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import triton
@@ -95,7 +96,7 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     return None
 
 
-def plan(p: Pass) -> list[Launch]:
+def plan(p: Pass) -> Sequence[Launch]:
     """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
     N_X, N_H, N_Y = padded(p.n_x), padded(p.n_h, 64), padded(p.n_y)
     programs = max(1, min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows)))

@@ -5,6 +5,7 @@ the rows for a slab of hidden units, whose ``A1`` it computes anew; a third does
 No ``(m, n_h)`` array is written.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import triton
@@ -171,7 +172,7 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     return None
 
 
-def plan(p: Pass) -> list[Launch]:
+def plan(p: Pass) -> Sequence[Launch]:
     """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
     rows, warps, sizes = _tiles(p)
     tiles, slabs = max(1, triton.cdiv(p.m, rows)), triton.cdiv(p.n_h, SLAB)
