@@ -1,5 +1,7 @@
 """Which kernel a call takes, and why not another; without a GPU, and with kernels interpreted in its place."""
 
+import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +130,13 @@ print([name for name in sys.modules if name.split(".")[0] == "triton" or name.st
     path = str(Path(gpu.__file__).parents[2])
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r})\n{script}"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_page_shows_what_happens():
+    page = Path(__file__).parents[1] / "docs" / "gpu.md"
+    session = "\n".join(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    )
+    test = doctest.DocTestParser().get_doctest(session, {}, page.name, page.name, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0

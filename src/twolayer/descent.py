@@ -67,7 +67,7 @@ def gradient_descent(
         raise ValueError(
             f"net must hold its weights itself, got {sorted(others)}, which they follow from: use backward='autograd'"
         )
-    if X.is_cuda and net.backward != "autograd":
+    if net.W1.is_cuda and net.backward != "autograd":
         net.loss_and_grads(X, Y, sample_weight=sample_weight)  # raises what is to be raised
     by = descent_kernel_for(net, X, Y, callback=callback, kernel=kernel)
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)
@@ -118,7 +118,7 @@ def _why_no_kernel(net: TwoLayerNet, X: Tensor, Y: Tensor, callback: Callback | 
     parameters = _trainable(net)
     if len(parameters) < 4 or not all(V.is_contiguous() for V in parameters.values()):
         return "it changes all four parameters, contiguous ones"
-    if X.ndim != 2:
+    if isinstance(X, Tensor) and X.ndim != 2:
         return f"it reads X of shape (m, n_x), not {tuple(X.shape)}"
     return gpu.why_not("triton_descent", X, Y, net.W1, net.W2)
 
