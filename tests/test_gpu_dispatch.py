@@ -28,7 +28,7 @@ def test_on_a_cpu_they_cannot_run():
 
 def test_without_triton_they_cannot_run(monkeypatch):
     pretend_cuda(monkeypatch)
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "triton_is_installed", lambda: False)
     p = problem(dtype=torch.float32)
     W1 = SimulatedOnCuda(p.W1)
     assert gpu.why_not("triton_narrow", p.X, p.Y, W1, p.W2) == "Triton is not installed"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems import OUTPUTS, PARAMETERS, TRUE_LOSSES, assert_equal, problem, relative_error
 
-from twolayer import TwoLayerNet, chunks, functional, streaming
+from twolayer import TwoLayerNet, at_once, chunks, functional, streaming
 from twolayer.activations import ACTIVATIONS
 from twolayer.tasks import TASKS
 
@@ -125,12 +125,12 @@ def test_net_and_functional_hand_the_chunk_size_on(chunk_size):
 
 def test_many_examples_go_in_chunks_unasked(monkeypatch):
     seen = []
-    monkeypatch.setattr(streaming, "loss_and_grads", lambda *args, **options: seen.append(options) or (None, None))
+    monkeypatch.setattr(at_once, "loss_and_grads", lambda *args, **options: seen.append(options) or (None, None))
     net = TwoLayerNet(2, 3, 1, kernel="torch")
     few = chunks.default_chunk_size(2, 3, 1)
-    net.loss_and_grads(torch.zeros(few, 2), torch.zeros(few))
-    assert not seen
     net.loss_and_grads(torch.zeros(few + 1, 2), torch.zeros(few + 1))
+    assert not seen
+    net.loss_and_grads(torch.zeros(few, 2), torch.zeros(few))
     assert len(seen) == 1
 
 

@@ -71,7 +71,8 @@ def loss_and_grads(
     A1 = equations.A1(equations.Z1(X, W1, b1), g)
     Z2 = at_least_float32(equations.Z2(A1, W2, b2))
     Y, share = _targets_and_shares(Y, Z2, task, sample_weight, class_weight, label_smoothing, reduction)
-    J = (share * COSTS[task].loss(Z2, Y).unsqueeze(-1)).sum()
+    L = COSTS[task].loss(Z2, Y)
+    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else L.sum() * share
     dZ2 = (share * COSTS[task].error(Z2, Y)).to(A1.dtype)
     dZ1 = equations.dZ1(equations.dA1(dZ2, W2), A1, g)
     grads = {

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import forward_ad
 
 from twolayer import at_once, operators
-from twolayer.autograd import Cost, added, saved_for_jvp
+from twolayer.autograd import Cost, LightFunction, added, saved_for_jvp
 from twolayer.operators import Options
 from twolayer.tasks import PAIRING
 
@@ -117,10 +117,11 @@ def _any_moves(*tensors: Tensor | None) -> bool:
 def _at_least_float32(X: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """So that what comes in from behind scales gradients that are not yet rounded. ``X`` waits for its chunks."""
     dtype = torch.promote_types(parameters[0].dtype, torch.float32)
-    return X.to(dtype) if _any_moves(X) else X, *(V.to(dtype) for V in parameters)
+    rows = X.to(dtype) if X.dtype != dtype and _any_moves(X) else X
+    return rows, *(V if V.dtype == dtype else V.to(dtype) for V in parameters)
 
 
-class Logits(Function):
+class Logits(LightFunction):
     """``(X, W1, b1, W2, b2) → Z2``."""
 
     @staticmethod
@@ -155,7 +156,7 @@ class Logits(Function):
         return Z2, 0
 
 
-class Gradients(Function):
+class Gradients(LightFunction):
     """``(X, Y, W1, b1, W2, b2, sample_weight, class_weight) → (J, dX or None, dW1, db1, dW2, db2)``.
 
     All can be differentiated with respect to ``X`` and the parameters. Of the cost ``PAIRING``, the gradients can be
@@ -205,7 +206,7 @@ class Gradients(Function):
         return _with_dims((J, *([] if args[-1].input_gradient else [None]), *grads))
 
 
-class HessianProduct(Function):
+class HessianProduct(LightFunction):
     """``(X, Y, W1, b1, W2, b2, sample_weight, class_weight, tX, tY, tW1, …, tb2) → (hX, hY, hW1, hb1, hW2, hb2)``.
 
     The Hessian times the direction ``t…``, of which ``tX`` and ``tY`` may be None. ``hX`` is None unless options ask

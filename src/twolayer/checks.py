@@ -1,6 +1,6 @@
 """Checks of arguments. Each error names the argument, what came and what is expected."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from torch import Tensor
 Name = TypeVar("Name", bound=str)
 
 
-def one_of(argument: str, value: Name, valid: Iterable[str]) -> Name:
+def one_of(argument: str, value: Name, valid: Collection[str]) -> Name:
     """``value`` if it is one of the valid names.
 
     Raises:
@@ -21,9 +21,8 @@ def one_of(argument: str, value: Name, valid: Iterable[str]) -> Name:
     ...
     ValueError: init must be one of 'he', 'xavier', got 'hee'
     """
-    names = list(valid)
-    if value not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {value!r}")
+    if value not in valid:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, valid))}, got {value!r}")
     return value
 
 
@@ -103,7 +102,7 @@ def check_range(
 ) -> None:
     """Raises ``error`` unless all values lie in ``[low, high]``; looks at them only where that costs nothing."""
     if _can_look_at(tensor):
-        least, greatest = torch.aminmax(tensor.detach())
+        least, greatest = (V.item() for V in torch.aminmax(tensor.detach()))
         if not (least >= low and greatest <= high):
             raise error(f"{argument} must lie in [{low}, {high}] for {what_for}, got values from {least} to {greatest}")
 
@@ -118,7 +117,7 @@ def check_weights(argument: str, weights: Tensor, zero_allowed: bool = True) -> 
     if weights.is_complex():
         raise TypeError(f"{argument} must be real, got {weights.dtype}")
     if _can_look_at(weights):
-        least, greatest = torch.aminmax(weights.detach())
+        least, greatest = (V.item() for V in torch.aminmax(weights.detach()))
         if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):
             expected = "not negative and not all zero" if zero_allowed else "positive"
             raise ValueError(f"{argument} must be finite, {expected}, got values from {least} to {greatest}")

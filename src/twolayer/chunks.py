@@ -55,6 +55,12 @@ def default_chunk_size(n_x: int, n_h: int, n_y: int, itemsize: int = 4, device: 
     return max(FEWEST_ROWS, room // row)
 
 
+def default_rows(W1: Tensor, W2: Tensor) -> int:
+    """The default chunk size for a network of these weights."""
+    (n_h, n_x), n_y = W1.shape, W2.shape[0]
+    return default_chunk_size(n_x, n_h, n_y, max(4, W1.element_size()), W1.device.type)
+
+
 def _padded(n_x: int) -> int:
     """Columns for ``n_x`` features and the ones, up to what the matrix product's blocks are made of."""
     return -(-(n_x + 1) // 16) * 16
@@ -114,9 +120,7 @@ class Chunks:
         self.g, self.times_prime = IN_PLACE[activation]
         self.narrow = self.n_x < NARROW
         self.width = _padded(self.n_x) if self.narrow else self.n_x
-        itemsize, device = self.dtype.itemsize, self.device.type
-        rows = chunk_size or default_chunk_size(self.n_x, self.n_h, self.n_y, itemsize, device)
-        self.rows = max(1, min(self.m, rows))
+        self.rows = max(1, min(self.m, chunk_size or default_rows(W1, W2)))
 
     def buffer(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -164,7 +168,8 @@ class Sums:
     """Sums over all chunks: of some chunks in their own dtype, in ``parts``, and of those in float64."""
 
     def __init__(self, chunks: Chunks, *shapes: tuple[int, ...]) -> None:
-        self.parts = [chunks.buffer(*shape) for shape in shapes]
+        # Single numbers are summed in float64 from the start: it costs nothing.
+        self.parts = [chunks.buffer(*shape).to(chunks.dtype if shape else torch.float64) for shape in shapes]
         self.totals = [part.to(torch.float64, copy=True) for part in self.parts]
         self.every = max(1, min(64, ROWS_IN_FLOAT32 // chunks.rows))
         self.count = 0

@@ -31,7 +31,7 @@ def gradient_descent(
 
     Args:
         net: the network; its parameters are changed in place, save those that require no gradient. In mode
-            ``"autograd"`` PyTorch computes the gradients, in mode ``"manual"`` the notes' equations.
+            ``"autograd"`` PyTorch computes the gradients, in the others the notes' equations, by ``loss_and_grads``.
         X, Y: all examples, ``(m, in_features)`` and targets as for :func:`twolayer.functional.cost`.
         learning_rate: ``α``.
         iterations: how often.

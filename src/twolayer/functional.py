@@ -22,6 +22,7 @@ from torch import Tensor
 
 from twolayer import at_once, autograd_streamed, passes, streaming
 from twolayer.activations import ACTIVATIONS
+from twolayer.arguments import check_cost, check_network_and_cost, in_rows
 from twolayer.autograd import Cost, Network
 from twolayer.checks import (
     autocast_enabled,
@@ -30,11 +31,11 @@ from twolayer.checks import (
     check_parameters,
     no_autocast,
     one_of,
-    positive_int,
 )
-from twolayer.tasks import TASKS, check_example_weights, check_label_smoothing, check_targets
+from twolayer.passes import check_pass
+from twolayer.passes import kernel_for as kernel_for  # public here too
+from twolayer.tasks import TASKS
 
-kernel_for = passes.kernel_for
 BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -88,7 +89,7 @@ def logits(
         Z2 = Z2.to(_dtype_of_logits(W1))
     else:
         Z2, _ = Network.apply(*_autocast(rows, W1, b1, W2, b2), activation)
-    return Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
 
 
 def cost(
@@ -130,7 +131,7 @@ def cost(
     one_of("task", task, TASKS)
     one_of("reduction", reduction, REDUCTIONS)
     one_of("backward", backward, BACKWARDS)
-    _check_targets(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
+    check_cost(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
     _keep_whole_in_graphs()
     return at_once.cost(
         logits,
@@ -190,15 +191,14 @@ def loss(
         )
     one_of("reduction", reduction, REDUCTIONS)
     check_pass(chunk_size, kernel, backward)
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = _flat(X, Y, sample_weight, shape)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = in_rows(X, Y, sample_weight, shape)
     _keep_whole_in_graphs()
     options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
     J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
-@torch.no_grad()
 def loss_and_grads(
     X: Tensor,
     Y: Tensor,
@@ -240,8 +240,8 @@ def loss_and_grads(
     (tensor(0.3832), tensor([[-0.2424]]))
     """
     check_pass(chunk_size, kernel)
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
     options: dict[str, Any] = {
         "activation": activation,
         "task": task,
@@ -252,10 +252,9 @@ def loss_and_grads(
     if _transformed():
         if chunk_size is not None or kernel is not None:
             raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
-        with no_autocast(X.device):
+        with torch.no_grad(), no_autocast(X.device):
             return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    with no_autocast(X.device):
-        return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
+    return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
 
 
 @torch.no_grad()
@@ -301,10 +300,10 @@ def hvp(
     tensor([[0.5000]])
     """
     check_pass(chunk_size)
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
     parameters = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
     check_direction(v, parameters)
-    X, Y, sample_weight = _flat(X.to(W1.dtype), Y, sample_weight, shape)
+    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
     _keep_whole_in_graphs()
     options = (activation, task, label_smoothing, chunk_size)
     tW1, tb1, tW2, tb2 = (v[name] for name in parameters)
@@ -348,78 +347,18 @@ def per_sample_grad_norms(
     >>> per_sample_grad_norms(X, Y, W1, b1, W2, b2)  # dz2 = −½, dz1 = 0
     tensor([1.5811, 0.5000])
     """
-    shape = _check_all(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
     check_pass(chunk_size)
     if _transformed():
         raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
-    X, Y, _ = _flat(X.to(W1.dtype), Y, None, shape)
+    X, Y, _ = in_rows(X.to(W1.dtype), Y, None, shape)
     options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
     with no_autocast(X.device):
         return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
 
 
-def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
-    """Raises unless these say how a pass in constant memory is to run, if this is one, or are None.
-
-    Raises:
-        TypeError, ValueError: ``chunk_size`` is no positive integer, there is no such ``kernel``, the two do not go
-            together, or the mode is not ``"streamed"``.
-    """
-    if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
-    passes.check_kernel(kernel, chunk_size)
-    for name, value in {"chunk_size": chunk_size, "kernel": kernel}.items():
-        if value is not None and backward != "streamed":
-            raise ValueError(f"{name} must be None unless backward='streamed', got {value!r} and {backward!r}")
-
-
-def _check_all(
-    X: Tensor,
-    Y: Tensor,
-    W1: Tensor,
-    b1: Tensor,
-    W2: Tensor,
-    b2: Tensor,
-    activation: str,
-    task: str,
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-) -> tuple[int, ...]:
-    """Checks what goes into the whole network and its cost, and gives the shape of the logits."""
-    one_of("activation", activation, ACTIVATIONS)
-    one_of("task", task, TASKS)
-    check_parameters(W1, b1, W2, b2)
-    check_features(X, W1)
-    shape = (*X.shape[:-1], b2.shape[0])
-    _check_targets(Y, shape, X.device, task, sample_weight, class_weight, label_smoothing)
-    return shape
-
-
-def _flat(
-    X: Tensor, Y: Tensor, sample_weight: Tensor | None, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``X`` as ``(m, n_x)``, ``Y`` as ``(m,)`` or ``(m, n_y)``, and the weights as ``(m,)``."""
-    Y = Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
-    return X.reshape(-1, X.shape[-1]), Y, None if sample_weight is None else sample_weight.reshape(-1)
-
-
 def _transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
-def _check_targets(
-    Y: Tensor,
-    shape: tuple[int, ...],
-    device: torch.device,
-    task: str,
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-) -> None:
-    check_label_smoothing(label_smoothing, task)
-    check_targets(Y, shape, device, task)
-    check_example_weights(sample_weight, class_weight, shape, device, task)
 
 
 def _keep_whole_in_graphs() -> None:

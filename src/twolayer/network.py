@@ -9,6 +9,7 @@ from twolayer import functional
 from twolayer.activations import ACTIVATIONS, LEAKY_RELU_SLOPE
 from twolayer.checks import one_of, positive_int
 from twolayer.initialization import INITIALIZATIONS, initialize
+from twolayer.passes import check_pass
 from twolayer.tasks import TASKS, check_class_weight, check_label_smoothing
 
 _MODULES = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
@@ -82,8 +83,8 @@ class TwoLayerNet(nn.Module):
         check_label_smoothing(label_smoothing, task)
         self.chunk_size = chunk_size
         self.kernel = kernel
-        functional.check_pass(chunk_size, None, backward)
-        functional.check_pass(chunk_size, kernel)
+        check_pass(chunk_size, None, backward)
+        check_pass(chunk_size, kernel)
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         if class_weight is not None:

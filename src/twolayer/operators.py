@@ -87,15 +87,25 @@ def _shape_of_logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, *_: Any) -> 
     return [_like(W1, X.shape[0], W2.shape[0])]
 
 
-def _loss_and_grads(by: ModuleType, *arguments: Any) -> list[Tensor]:
+def _loss_and_grads(
+    by: ModuleType,
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    *options: Any,
+) -> list[Tensor]:
     """``J``, then ``dX`` if the options say so, then the gradients of the parameters."""
-    X, Y, W1, b1, W2, b2, *weights = arguments[:8]
+    named = {"sample_weight": sample_weight, "class_weight": class_weight, **_named(options)}
+    if by is not passes:
+        del named["kernel"]
     with no_autocast(X.device):
-        keywords = _keywords(weights, arguments[8:])
-        if by is not passes:
-            del keywords["kernel"]
-        J, grads = by.loss_and_grads(X, Y, W1, b1, W2, b2, **keywords)
-    return [J, *(grads[name] for name in ("X", "W1", "b1", "W2", "b2") if name in grads)]
+        J, grads = by.loss_and_grads(X, Y, W1, b1, W2, b2, **named)
+    return [J, *_in_order(grads)]
 
 
 def _shapes_of_loss_and_grads(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
@@ -103,15 +113,23 @@ def _shapes_of_loss_and_grads(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor
     return [_like(parameters[0]), *([_empty(X)] if options.input_gradient else []), *map(_empty, parameters)]
 
 
-def _hvp(by: ModuleType, *arguments: Any) -> list[Tensor]:
+def _hvp(
+    by: ModuleType,
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    sample_weight: Tensor | None,
+    class_weight: Tensor | None,
+    *others: Any,
+) -> list[Tensor]:
     """The product, in the order of the arguments: along ``X`` and ``Y`` as the options say, and the parameters."""
-    X, Y, W1, b1, W2, b2, *weights = arguments[:8]
-    tX, tY, tW1, tb1, tW2, tb2 = arguments[8:14]
+    named = {"sample_weight": sample_weight, "class_weight": class_weight, **_named(others[6:])}
+    del named["kernel"]
     with no_autocast(X.device):
-        keywords = _keywords(weights, arguments[14:])
-        del keywords["kernel"]
-        product = by.hvp(X, Y, W1, b1, W2, b2, tX, tY, tW1, tb1, tW2, tb2, **keywords)
-    return [product[name] for name in ("X", "Y", "W1", "b1", "W2", "b2") if name in product]
+        return _in_order(by.hvp(X, Y, W1, b1, W2, b2, *others[:6], **named))
 
 
 def _shapes_of_hvp(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
@@ -121,8 +139,12 @@ def _shapes_of_hvp(X: Tensor, Y: Tensor, *others: Any) -> list[Tensor]:
     return [*hX, *hY, *map(_empty, parameters)]
 
 
-def _keywords(weights: list[Any], options: tuple[Any, ...]) -> dict[str, Any]:
-    return {"sample_weight": weights[0], "class_weight": weights[1], **Options(*options)._asdict()}
+def _named(options: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(Options._fields, options, strict=True))
+
+
+def _in_order(by_name: dict[str, Tensor]) -> list[Tensor]:
+    return [by_name[name] for name in ("X", "Y", "W1", "b1", "W2", "b2") if name in by_name]
 
 
 def _empty(V: Tensor) -> Tensor:

@@ -8,18 +8,27 @@ from typing import Any
 
 from torch import Tensor
 
-from twolayer import at_once, streaming
-from twolayer.checks import one_of
-from twolayer.chunks import default_chunk_size
+from twolayer import streaming
+from twolayer.checks import no_autocast, one_of, positive_int
 from twolayer.kernels import cpu, gpu
 
 KERNELS = ("torch", "cpu", *gpu.KERNELS)
 
 
-def check_kernel(kernel: str | None, chunk_size: int | None) -> None:
-    """Raises ValueError unless it is None or the name of a kernel, and of one that takes the ``chunk_size``."""
+def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
+    """Raises unless these say how a pass in constant memory is to run, if this is one, or are None.
+
+    Raises:
+        TypeError, ValueError: ``chunk_size`` is no positive integer, there is no such ``kernel``, the two do not go
+            together, or the mode is not ``"streamed"``.
+    """
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
     if kernel is not None and one_of("kernel", kernel, KERNELS) != "torch" and chunk_size is not None:
         raise ValueError(f"chunk_size must be None for kernel {kernel!r}, which sees to that itself, got {chunk_size}")
+    for name, value in (("chunk_size", chunk_size), ("kernel", kernel)):
+        if value is not None and backward != "streamed":
+            raise ValueError(f"{name} must be None unless backward='streamed', got {value!r} and {backward!r}")
 
 
 def kernel_for(
@@ -52,14 +61,16 @@ def kernel_for(
     >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), torch.ones(1, 3), chunk_size=2)
     'torch'
     """
-    check_kernel(kernel, chunk_size)
+    check_pass(chunk_size, kernel)
     if kernel == "torch" or (kernel is None and chunk_size is not None):
         return "torch"
-    reasons = {name: _why_not(name, X, Y, W1, W2, sample_weight) for name in ([kernel] if kernel else KERNELS[1:])}
-    found = next((name for name, reason in reasons.items() if reason is None), None)
-    if kernel is not None and found is None:
-        raise RuntimeError(f"kernel {kernel!r} cannot run: {reasons[kernel]}")
-    return found or "torch"
+    for name in KERNELS[1:] if kernel is None else [kernel]:
+        reason = _why_not(name, X, Y, W1, W2, sample_weight)
+        if reason is None:
+            return name
+    if kernel is not None:
+        raise RuntimeError(f"kernel {kernel!r} cannot run: {reason}")
+    return "torch"
 
 
 def _why_not(kernel: str, X: Tensor, Y: Tensor, W1: Tensor, W2: Tensor, sample_weight: Tensor | None) -> str | None:
@@ -81,18 +92,13 @@ def loss_and_grads(
     kernel: str | None = None,
     **options: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names.
-
-    In PyTorch's operators, examples that are no more than one chunk go at once.
-    """
+    """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names."""
     options["sample_weight"] = sample_weight
     kernel = kernel_for(X, Y, W1, W2, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel)
-    if kernel != "torch":
-        found: tuple[Tensor, dict[str, Tensor]] = (cpu if kernel == "cpu" else gpu.module(kernel)).loss_and_grads(
-            X, Y, W1, b1, W2, b2, **options
-        )
+    if kernel == "cpu":
+        return cpu.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
+    with no_autocast(W1.device):
+        if kernel == "torch":
+            return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)
+        found: tuple[Tensor, dict[str, Tensor]] = gpu.module(kernel).loss_and_grads(X, Y, W1, b1, W2, b2, **options)
         return found
-    (m, n_x), (n_y, n_h) = X.shape, W2.shape
-    if chunk_size is None and m <= default_chunk_size(n_x, n_h, n_y, W1.itemsize, W1.device.type):
-        return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)

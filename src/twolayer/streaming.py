@@ -9,6 +9,8 @@ turns that make them quicker:
 - With one output, ``dZ1 = dZ2 W2 ⊙ g'(Z1)`` is ``g'(Z1)`` with its rows scaled by ``dZ2`` and its columns by ``W2``. In
   ``dW1 = dZ1ᵀ X`` the rows' scale can as well go to ``X``, which is narrow, and the columns' to the finished sum.
 
+Of examples that fit one chunk, the equations are taken as they stand, by :mod:`twolayer.at_once`.
+
 The mean is divided out at the end, so that sums do not underflow. Whatever the dtype of the parameters, chunks are
 computed in at least float32 and summed in float64.
 """
@@ -18,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twolayer import at_once
 from twolayer.activations import ACTIVATIONS
-from twolayer.chunks import Chunks, Sums
+from twolayer.chunks import Chunks, Sums, default_rows
 from twolayer.tasks import COSTS, PAIRING
 
 
@@ -28,6 +31,8 @@ def logits(
     X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, *, activation: str, chunk_size: int | None = None
 ) -> Tensor:
     """``Z2``, ``(m, n_y)``, in at least float32. Args: as for :func:`loss_and_grads`."""
+    if _in_one_chunk(X, W1, W2, chunk_size):
+        return at_once.logits(X, W1, b1, W2, b2, activation=activation)
     chunks = Chunks(X, None, W1, b1, W2, b2, activation=activation, chunk_size=chunk_size)
     Z2 = chunks.buffer(chunks.m, chunks.n_y)
     for chunk in chunks:
@@ -56,6 +61,8 @@ def loss_and_grads(
         options: ``activation``, ``task`` (a key of ``COSTS``), ``sample_weight``, ``class_weight``,
             ``label_smoothing``, ``reduction`` (``"mean"`` or ``"sum"``), ``chunk_size``; all of them checked already.
     """
+    if _in_one_chunk(X, W1, W2, **options):
+        return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, input_gradient=input_gradient, **options)
     chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
     one_output, narrow = chunks.n_y == 1, chunks.narrow
     hidden_errors = chunks.buffer(0 if one_output else chunks.rows, chunks.n_h)
@@ -132,6 +139,9 @@ def hvp(
         tW1, tb1, tW2, tb2: direction of the parameters.
         others: as for :func:`loss_and_grads`; with ``input_gradient``, the product has its part ``"X"``.
     """
+    if _in_one_chunk(X, W1, W2, **options):
+        network, direction = (X, Y, W1, b1, W2, b2), (tX, tY, tW1, tb1, tW2, tb2)
+        return at_once.hvp(*network, *direction, input_gradient=input_gradient, **options)
     chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
     n_x, n_h, n_y, narrow = chunks.n_x, chunks.n_h, chunks.n_y, chunks.narrow
     tW1, tb1, tW2, tb2 = (V.to(chunks.dtype) for V in (tW1, tb1, tW2, tb2))
@@ -194,6 +204,11 @@ def hvp(
     if hY is not None:
         product["Y"] = hY.mul_(share)
     return product
+
+
+def _in_one_chunk(X: Tensor, W1: Tensor, W2: Tensor, chunk_size: int | None = None, **_: Any) -> bool:
+    """Whether buffers gain nothing. Half precision gains the precision of the chunks."""
+    return len(X) <= (chunk_size or default_rows(W1, W2)) and W1.dtype not in (torch.float16, torch.bfloat16)
 
 
 def _share(chunks: Chunks, total_weight: Tensor) -> float | Tensor:

@@ -36,7 +36,8 @@ class Task(NamedTuple):
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(Z2, Y, reduction="none").sum(-1)
+    L = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
+    return L.squeeze(-1) if L.shape[-1] == 1 else L.sum(-1)
 
 
 def _error_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 
 class Ours(nn.Module):
-    """``TwoLayerNet`` and its own cost."""
+    """``TwoLayerNet`` and its own cost; in mode ``"streamed"`` in chunks smaller than every example's batch."""
 
     def __init__(self, example: Problem, backward: str) -> None:
         super().__init__()
-        self.net = example.net(backward=backward)
+        chunks = {"chunk_size": 2} if backward == "streamed" else {}
+        self.net = example.net(backward=backward, **chunks)
 
     def forward(self, X: Tensor, Y: Tensor) -> Tensor:
         return self.net.loss(X, Y)

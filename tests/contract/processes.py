@@ -106,6 +106,14 @@ def ddp_cost(rank: int, backward: str) -> list[Tensor]:
     return distributed(rank, backward, EVEN, wrap)
 
 
+def ddp_forward(rank: int, backward: str) -> list[Tensor]:
+    def wrap(model):
+        ddp = DistributedDataParallel(model.net)
+        return lambda X, Y, m: ddp(X, Y)
+
+    return distributed(rank, backward, EVEN, wrap)
+
+
 def ddp_compiled(rank: int, backward: str) -> list[Tensor]:
     def wrap(model):
         ddp = torch.compile(DistributedDataParallel(model), backend="aot_eager")
@@ -190,6 +198,7 @@ def fsdp_without_a_call(rank: int, backward: str) -> list[Tensor]:
 SCENARIOS = [
     ddp_logits,
     ddp_cost,
+    ddp_forward,
     ddp_compiled,
     ddp_uneven,
     ddp_accumulation,

@@ -71,6 +71,11 @@ def test_ddp_cost(results):
     assert_as_one_process(results("ddp_cost"), EVEN)
 
 
+@contract("Distributed", "DDP, the cost by `ddp(X, Y)`")
+def test_ddp_forward(results):
+    assert_as_one_process(results("ddp_forward"), EVEN)
+
+
 @contract("Distributed", "DDP, compiled")
 def test_ddp_compiled(results):
     assert_as_one_process(results("ddp_compiled"), EVEN)

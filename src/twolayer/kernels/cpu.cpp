@@ -52,7 +52,8 @@ struct Args {
     const void *Y;
     const float *sample_weight, *class_weight; // or null
     float *dX, *dW1, *db1, *dW2, *db2;         // dX or null
-    double *cost;                              // out: J, and what the sums were divided by
+    float *cost;                               // out: J
+    double *divisor;                           // out: what the sums were divided by
     int64_t m, n_x, n_h, n_y, X_stride, Y_stride, activation, task, Y_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
 };
@@ -66,9 +67,9 @@ inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
 inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
 inline float sum(vec x) {
-    float s = 0;
-    for (long i = 0; i < VL; i++) s += x[i];
-    return s;
+    for (long half = VL / 2; half; half /= 2)
+        for (long i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
 }
 
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
@@ -123,37 +124,43 @@ template <int g> inline vec prime(vec a, float slope) {
     return a > 0 ? all(1) : all(slope);
 }
 
-// C (M × NR) += A B, with A (M × K) at strides `row` and `step`, and B (K × NR).
-template <long M> void block(long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
-    vec c[M][2];
+// C (M × V VL) += A B, with A (M × K) at strides `row` and `step`. The rows of B are `ldb` apart, those of C are NR.
+template <long M, long V>
+void block(long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+    vec c[M][V];
 #pragma GCC unroll 16
-    for (long i = 0; i < M; i++) c[i][0] = at(C + i * NR), c[i][1] = at(C + i * NR + VL);
+    for (long i = 0; i < M; i++)
+        for (long v = 0; v < V; v++) c[i][v] = at(C + i * NR + v * VL);
     for (long k = 0; k < K; k++, A += step, B += ldb) {
-        const vec b0 = at(B), b1 = at(B + VL);
+        vec b[V];
+        for (long v = 0; v < V; v++) b[v] = at(B + v * VL);
 #pragma GCC unroll 16
         for (long i = 0; i < M; i++) {
             const vec a = all(A[i * row]);
-            c[i][0] += a * b0, c[i][1] += a * b1;
+            for (long v = 0; v < V; v++) c[i][v] += a * b[v];
         }
     }
 #pragma GCC unroll 16
-    for (long i = 0; i < M; i++) at(C + i * NR) = c[i][0], at(C + i * NR + VL) = c[i][1];
+    for (long i = 0; i < M; i++)
+        for (long v = 0; v < V; v++) at(C + i * NR + v * VL) = c[i][v];
 }
 
 typedef void Block(long, const float *, long, long, const float *, long, float *);
 
-template <long... M> constexpr std::array<Block *, sizeof...(M)> blocks(std::integer_sequence<long, M...>) {
-    return {block<M + 1>...};
+template <long V, long... M> constexpr std::array<Block *, sizeof...(M)> blocks(std::integer_sequence<long, M...>) {
+    return {block<M + 1, V>...};
 }
-constexpr auto BLOCKS = blocks(std::make_integer_sequence<long, MR>());
+constexpr std::array<Block *, MR> BLOCKS[2] = {blocks<1>(std::make_integer_sequence<long, MR>()),
+                                               blocks<2>(std::make_integer_sequence<long, MR>())};
 
-// C (rows × NR) += A B.
-void panel(long rows, long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+// C (rows × width) += A B, for a width of up to NR.
+void panel(long rows, long width, long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+    const auto &blocks = BLOCKS[width > VL];
     for (long k = 0; k < K; k += KC) {
         const long steps = std::min(KC, K - k);
         for (long i = 0, left = (rows + MR - 1) / MR; left > 0; left--) { // blocks alike: a small one wastes registers
             const long size = (rows - i + left - 1) / left;
-            BLOCKS[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, C + i * NR);
+            blocks[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, C + i * NR);
             i += size;
         }
     }
@@ -164,7 +171,7 @@ struct Free {
 };
 template <class T> using Array = std::unique_ptr<T[], Free>;
 
-template <class T> Array<T> zeros(long n) {
+template <class T> Array<T> room(long n) {
     constexpr size_t page = size_t(2) << 20;
     const size_t bytes = std::max<size_t>(n, 1) * sizeof(T), align = bytes < page ? 64 : page;
     void *p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
@@ -172,8 +179,13 @@ template <class T> Array<T> zeros(long n) {
 #if defined(__linux__)
     if (bytes >= page) madvise(p, bytes, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
 #endif
-    std::memset(p, 0, bytes);
     return Array<T>(static_cast<T *>(p));
+}
+
+template <class T> Array<T> zeros(long n) {
+    Array<T> p = room<T>(n);
+    std::fill_n(p.get(), n, T(0));
+    return p;
 }
 
 // work(0), …, work(threads − 1), each in a thread of its own; an exception in one comes out here.
@@ -231,14 +243,10 @@ struct Network {
     }
 };
 
-float number(const void *p, long dtype, long i) {
-    switch (dtype) {
-    case FLOAT32: return static_cast<const float *>(p)[i];
-    case FLOAT64: return static_cast<float>(static_cast<const double *>(p)[i]);
-    case INT64: return static_cast<float>(static_cast<const int64_t *>(p)[i]);
-    case INT32: return static_cast<float>(static_cast<const int32_t *>(p)[i]);
-    default: return static_cast<const uint8_t *>(p)[i];
-    }
+// Targets of n rows, dense and as floats: Y[r][j], or whether Y[r] is class j.
+template <class T> void dense(const T *from, long stride, bool is_dense, long n, long n_y, long ldz, float *Y) {
+    for (long r = 0; r < n; r++, from += stride)
+        for (long j = 0; j < n_y; j++) Y[r * ldz + j] = is_dense ? static_cast<float>(from[j]) : from[0] == T(j);
 }
 
 // What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
@@ -250,19 +258,19 @@ struct Part {
     Array<float> sums = zeros<float>(net.parameters);
     Array<double> totals;
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
-    Array<float> A1 = zeros<float>(R * net.H), D = zeros<float>(R * NR), Y = zeros<float>(R * net.ldz + VL);
-    Array<float> Z2 = zeros<float>(R * net.ldz + VL), L = zeros<float>(R * net.ldz + VL);
-    Array<float> Zsum = zeros<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
+    Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
+    Array<float> Z2 = room<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
+    Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
     // Rows a power of two apart would share few sets of the cache.
-    Array<float> Xcopy{a.X_stride % 256 ? nullptr : zeros<float>(R * (net.n_x + VL)).release()};
-    Array<float> dX = zeros<float>(a.dX ? net.xs * NR * R : 0);
+    Array<float> Xcopy{a.X_stride % 256 ? nullptr : room<float>(R * (net.n_x + VL)).release()};
+    Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
 
     Part(const Network &network, long rows) : net(network), R(rows) {}
 
     void rows(long first, long last) {
 #if defined(__SSE__)
         const unsigned mode = _mm_getcsr();
-        _mm_setcsr(mode | 0x8040); // what underflows becomes zero: arithmetic on denormal numbers takes many times as long
+        _mm_setcsr(mode | 0x8040); // what underflows becomes zero: denormal numbers take many times as long
 #endif
         for (long span = first; span < last; span += SPAN) {
             const long end = std::min(span + SPAN, last);
@@ -276,8 +284,6 @@ struct Part {
         _mm_setcsr(mode);
 #endif
     }
-
-    double total(const float *p) const { return totals ? totals[p - sums.get()] : *p; }
 
     void tile(long first, long n) {
         switch (a.activation) {
@@ -303,10 +309,11 @@ struct Part {
             float *A = &A1[s * R * NR];
             const float *b = &net.b1[s * NR];
             for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
-            panel(n, n_x, X, X_stride, 1, &net.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
+            const long units = std::min(NR, net.n_h - s * NR);
+            panel(n, units, n_x, X, X_stride, 1, &net.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
             for (long i = 0; i < n * NR; i += VL) at(A + i) = activation<g>(at(A + i), net.slope); // A1 = g(Z1)
-            for (long r = 0; s == net.slabs - 1 && r < n; r++) // units that are none stay out of it, also where X is infinite
-                for (long h = net.n_h - s * NR; h < NR; h++) A[r * NR + h] = 0;
+            for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
+                for (long h = units; h < NR; h++) A[r * NR + h] = 0;
             if (few) {
                 for (long j = 0; j < n_y; j++) {
                     const vec w0 = at(&net.W2[j * H + s * NR]), w1 = at(&net.W2[j * H + s * NR + VL]);
@@ -315,12 +322,14 @@ struct Part {
                 }
             } else {
                 for (long j = 0; j < net.N; j += NR)
-                    panel(n, NR, A, NR, 1, &net.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+                    panel(n, n_y - j, NR, A, NR, 1, &net.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
             }
         }
         for (long r = 0; r < n; r++) // Z2 = A1 W2ᵀ + b2
-            for (long j = 0; j < n_y; j++)
-                Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(&Zsum[(j * R + r) * VL])) : Zsum[j / NR * NR * R + r * NR + j % NR]);
+            for (long j = 0; j < n_y; j++) {
+                const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
+                Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(z)) : *z);
+            }
 
         output(first, n); // Z2 becomes dZ2
 
@@ -329,9 +338,10 @@ struct Part {
         if (a.dX) std::memset(dX.get(), 0, net.xs * NR * R * 4);
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
-            panel(n_y, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
+            const long units = std::min(NR, net.n_h - s * NR);
+            panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
             std::memset(D.get(), 0, n * NR * 4);
-            panel(n, n_y, Z2.get(), ldz, 1, &net.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+            panel(n, units, n_y, Z2.get(), ldz, 1, &net.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
             vec d0{}, d1{};
             for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
                 float *d = &D[r * NR];
@@ -339,9 +349,9 @@ struct Part {
                 d1 += at(d + VL) *= prime<g>(at(A + r * NR + VL), net.slope);
             }
             at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
-            panel(n_x, n, X, 1, X_stride, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
+            panel(n_x, units, n, X, 1, X_stride, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
             for (long x = 0; a.dX && x < net.xs; x++) // dX = dZ1 W1
-                panel(n, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
+                panel(n, n_x - x * NR, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
         }
         for (long r = 0; a.dX && r < n; r++)
             for (long k = 0; k < n_x; k++) a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR];
@@ -352,10 +362,16 @@ struct Part {
         const long n_y = net.n_y, ldz = net.ldz;
         const float smooth = static_cast<float>(a.label_smoothing);
         const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? n_y : 2);
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < n_y; j++)
-                Y[r * ldz + j] = a.Y_is_dense ? number(a.Y, a.Y_dtype, (first + r) * a.Y_stride + j)
-                                              : number(a.Y, a.Y_dtype, (first + r) * a.Y_stride) == j;
+        auto load = [&](auto *from) {
+            dense(from + first * a.Y_stride, a.Y_stride, a.Y_is_dense, n, n_y, ldz, Y.get());
+        };
+        switch (a.Y_dtype) {
+        case FLOAT32: load(static_cast<const float *>(a.Y)); break;
+        case FLOAT64: load(static_cast<const double *>(a.Y)); break;
+        case INT64: load(static_cast<const int64_t *>(a.Y)); break;
+        case INT32: load(static_cast<const int32_t *>(a.Y)); break;
+        default: load(static_cast<const uint8_t *>(a.Y));
+        }
         auto weight_of = [&](long r) {
             double w = a.sample_weight ? a.sample_weight[first + r] : 1;
             const float *y = &Y[r * ldz], *c = a.class_weight;
@@ -422,7 +438,7 @@ struct Part {
 
 void pass(const Args &a) {
     Network net(a);
-    // A tile's hidden layer stays in the second-level cache; of a wide network, more rows share a walk through the weights.
+    // A tile's hidden layer stays in the second-level cache; of a wide network, more rows share the weights' way there.
     const long fewest = net.H * a.n_x > (1 << 17) ? 448 : 32, cached = (256 << 10) / (4 * net.H);
     const long tile = std::min({std::max(fewest, cached), 896L, (a.m + MR - 1)}) / MR * MR;
     const long threads = a.threads;
@@ -437,24 +453,27 @@ void pass(const Args &a) {
     double cost = 0, weight = 0;
     for (auto &part : parts) cost += part->cost, weight += part->weight;
     const double divisor = a.mean ? weight : 1;
-    a.cost[0] = cost / divisor, a.cost[1] = divisor;
-    auto reduced = [&](const float *p) { // p points into the sums of the first part
-        double total = 0;
-        for (auto &part : parts) total += part->total(part->sums.get() + (p - parts[0]->sums.get()));
-        return static_cast<float>(total / divisor);
-    };
+    *a.cost = static_cast<float>(cost / divisor), *a.divisor = divisor;
+    // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
     const Part &part = *parts[0];
-    const long n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
+    auto reduce = [&](const float *p, long units, float *to, long stride) {
+        double total[NR] = {};
+        for (auto &other : parts) {
+            const long at = p - part.sums.get();
+            for (long i = 0; i < units; i++) total[i] += other->totals ? other->totals[at + i] : other->sums[at + i];
+        }
+        for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
+    };
+    const long n_x = a.n_x, n_y = a.n_y;
     parallel(wide, [&](long t) {
-        for (long h = 0; h < n_h; h++) {
-            const long slab = h / NR, lane = h % NR;
-            if (slab % wide != t) continue;
-            for (long k = 0; k < n_x; k++) a.dW1[h * n_x + k] = reduced(part.dW1 + (slab * n_x + k) * NR + lane);
-            for (long j = 0; j < n_y; j++) a.dW2[j * n_h + h] = reduced(part.dW2 + (slab * n_y + j) * NR + lane);
-            a.db1[h] = reduced(part.db1 + h);
+        for (long s = t; s < net.slabs; s += wide) {
+            const long h = s * NR, units = std::min(NR, a.n_h - h);
+            for (long k = 0; k < n_x; k++) reduce(part.dW1 + (s * n_x + k) * NR, units, a.dW1 + h * n_x + k, n_x);
+            for (long j = 0; j < n_y; j++) reduce(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h, 1);
+            reduce(part.db1 + h, units, a.db1 + h, 1);
         }
     });
-    for (long j = 0; j < n_y; j++) a.db2[j] = reduced(part.db2 + j);
+    for (long j = 0; j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
 }
 
 } // namespace

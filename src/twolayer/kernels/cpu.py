@@ -39,7 +39,7 @@ DTYPES = {
     torch.uint8: 5,
     torch.bool: 5,
 }
-ARGUMENTS = struct.Struct("=14q12q2d")
+ARGUMENTS = struct.Struct("=15q12q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
@@ -101,9 +101,8 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
     """What keeps the kernel from a call, or None. Compiles it if it can run and is not compiled yet."""
     if W1.device.type != "cpu":
         return f"it runs on a CPU, and W1 is on {W1.device}"
-    for name, V in (("X", X), ("W1", W1)):
-        if V.dtype != torch.float32:
-            return f"it computes in float32, and {name} is {V.dtype}"
+    if not W1.dtype == X.dtype == torch.float32:
+        return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
     if sample_weight is not None and not (sample_weight.dtype == torch.float32 and sample_weight.is_contiguous()):
@@ -144,11 +143,12 @@ def loss_and_grads(
         class_weight = class_weight.to(torch.float32).contiguous()
     grads = {name: torch.empty_like(V) for name, V in parameters.items()}
     dX = X.new_empty(m, n_x) if input_gradient else None
-    cost = torch.empty(2, dtype=torch.float64)
+    J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
     failed = library.twolayer_pass(
         ARGUMENTS.pack(
-            *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), cost)),
+            *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), J)),
+            ctypes.addressof(divisor),
             m,
             n_x,
             n_h,
@@ -168,8 +168,8 @@ def loss_and_grads(
     if failed:
         raise MemoryError("the CPU kernel got no memory")
     if dX is not None:
-        grads["X"] = dX.div_(cost[1])
-    return cost[0].float(), grads
+        grads["X"] = dX.div_(divisor.value)
+    return J, grads
 
 
 def _address(V: Tensor | None) -> int:

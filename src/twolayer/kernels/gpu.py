@@ -8,6 +8,7 @@
     Chunks of examples, products by cuBLAS: :mod:`twolayer.kernels.triton_chunked`.
 """
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -23,6 +24,11 @@ COMPUTE_CAPABILITY = (9, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@cache
+def triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
 def module(kernel: str) -> ModuleType:
     return import_module(f"twolayer.kernels.{kernel}")
 
@@ -31,7 +37,7 @@ def why_not(kernel: str, X: Tensor, Y: Tensor, W1: Tensor, W2: Tensor) -> str | 
     """What keeps the kernel of that name from a call, or None."""
     if W1.device.type != "cuda":
         return f"it runs on CUDA, and W1 is on {W1.device}"
-    if find_spec("triton") is None:
+    if not triton_is_installed():
         return "Triton is not installed"
     capability = torch.cuda.get_device_capability(W1.device)
     if capability != COMPUTE_CAPABILITY:
