@@ -175,10 +175,10 @@ def output(
         else:
             c = tl.load(class_weight + j, mask=j < n_y, other=0.0)
             w *= tl.sum(tl.where(real, y * c[None, :], 0.0), 1)
-    classes = 2.0
     if TASK == "multiclass":
-        classes = n_y.to(tl.float32)
-    y = (1 - smoothing) * y + smoothing / classes
+        y = (1 - smoothing) * y + smoothing / n_y
+    else:
+        y = (1 - smoothing) * y + smoothing / 2
 
     if TASK == "regression":
         dZ2 = Z2 - y
