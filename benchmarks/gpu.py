@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twolayer import TwoLayerNet
+from twolayer import TwoLayerNet, gradient_descent
 from twolayer.kernels import gpu
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,6 +126,24 @@ def floor(case: Case, rate: dict[str, float]) -> dict[str, float]:
     }
 
 
+def graph_of(step: Step) -> Step:
+    """What replays the step as one CUDA graph."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
 def peers(case: Case) -> dict[str, Callable[[], Step]]:
     """What makes each step, since some take long to make. A step computes the cost and all four gradients."""
     n_x, n_h, n_y, m, dtype, _ = case
@@ -159,22 +177,6 @@ def peers(case: Case) -> dict[str, Callable[[], Step]]:
             return stepping(torch.compile(cost, mode=mode), theirs)
 
         return make
-
-    def graph_of(step: Step) -> Step:
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = step()
-
-        def replay() -> Any:
-            graph.replay()
-            return result
-
-        return replay
 
     def mode(backward: str) -> Callable[[], Step]:
         def make() -> Step:
@@ -229,17 +231,50 @@ def peers(case: Case) -> dict[str, Callable[[], Step]]:
     }
 
 
+ITERATIONS = 1000
+DESCENT = Case(2, 4, 1, 400, torch.float32)
+
+
+def descents() -> dict[str, Callable[[], Step]]:
+    """The notes' loop, ``ITERATIONS`` of it in a call, on a tiny network."""
+    n_x, n_h, n_y, m, *_ = DESCENT
+    X = torch.randn(m, n_x, device="cuda")
+    Y = (X[:, :1] * X[:, 1:] > 0).float()
+    net = TwoLayerNet(n_x, n_h, n_y, activation="tanh", device="cuda")
+    sequential = TwoLayerNet(n_x, n_h, n_y, activation="tanh", device="cuda").to_sequential()
+    theirs = list(sequential.parameters())
+
+    def eager() -> None:
+        grads = torch.autograd.grad(F.binary_cross_entropy_with_logits(sequential(X), Y), theirs)
+        with torch.no_grad():
+            torch._foreach_add_(theirs, grads, alpha=-0.1)
+
+    def times(step: Step) -> Step:
+        return lambda: [step() for _ in range(ITERATIONS)]
+
+    def ours(kernel: str) -> Callable[[], Step]:
+        options = {"learning_rate": 0.1, "iterations": ITERATIONS, "kernel": kernel}
+        return lambda: lambda: gradient_descent(net, X, Y, **options)
+
+    return {
+        "eager": lambda: times(eager),
+        "a CUDA graph of eager": lambda: times(graph_of(eager)),
+        **{f"{OURS}: `gradient_descent`, `{kernel}`": ours(kernel) for kernel in ("steps", "triton_descent")},
+    }
+
+
 def _runs(name: str, X: Tensor, Y: Tensor, net: TwoLayerNet) -> bool:
     return gpu.why_not(name, X, Y, net.W1, net.W2) is None
 
 
-def measure(case: Case, until: float) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+def measure(
+    made: dict[str, Callable[[], Step]], until: float
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
     """Microseconds and megabytes of each peer, and why others are left out."""
-    torch.set_float32_matmul_precision(case.precision)
     steps: dict[str, Step] = {}
     memory, left_out = {}, {}
     expected: list[Tensor] = []
-    for name, make in peers(case).items():
+    for name, make in made.items():
         if time.monotonic() > until:
             left_out[name] = "no time was left"
             continue
@@ -247,7 +282,7 @@ def measure(case: Case, until: float) -> tuple[dict[str, float], dict[str, float
             step = make()
             found = step()
             torch.cuda.synchronize()
-            if name != "JAX":
+            if name != "JAX" and isinstance(found, list) and isinstance(found[0], Tensor):
                 expected = expected or [V.detach().float().clone() for V in found]
                 for V, truth in zip(found, expected, strict=True):
                     close = 0.05 * expected[1].abs().max().item()
@@ -302,11 +337,18 @@ def main() -> None:
     print("\n\n".join(page), flush=True)
     results = {}
     for number, case in enumerate(CASES):
-        share = (until - time.monotonic()) / (len(CASES) - number)
-        result = measure(case, time.monotonic() + share)
+        share = (until - time.monotonic()) / (len(CASES) + 1 - number)
+        torch.set_float32_matmul_precision(case.precision)
+        result = measure(peers(case), time.monotonic() + share)
         results[str(case)] = {"microseconds": result[0], "megabytes": result[1], "left out": result[2]}
         page.append(table(case, rate, result))
         print("\n" + page[-1], flush=True)
+    took, _, left_out = measure(descents(), until)
+    results["descent"] = {"microseconds": took, "left out": left_out}
+    lines = [f"| {name} | {value / ITERATIONS:.2f} |" for name, value in took.items()]
+    lines += [f"| {name} | {reason} |" for name, reason in left_out.items()]
+    page.append("\n".join([f"## {DESCENT}: an iteration of gradient descent", "", "| | µs |", "|---|---:|", *lines]))
+    print("\n" + page[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "gpu.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     (RESULTS / "gpu.json").write_text(
