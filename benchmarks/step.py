@@ -5,8 +5,10 @@
 Needs ``pip install -e ".[train,bench]"``.
 """
 
+import cProfile
 import json
 import os
+import pstats
 import statistics
 import subprocess
 import sys
@@ -169,6 +171,19 @@ def rounds_of(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     return taken
 
 
+def profile(step: Step) -> list[list[str]]:
+    """Where the time of a step goes: the functions that take most by themselves, with their microseconds a step."""
+    steps = 2000
+    with cProfile.Profile() as profiler:
+        for _ in range(steps):
+            step()
+    found = pstats.Stats(profiler).get_stats_profile().func_profiles.items()
+    rows = sorted(((entry.tottime, name, entry.file_name) for name, entry in found), reverse=True)[:10]
+    return [
+        [f"`{name}`", Path(file).name if file != "~" else "", f"{1e6 * time / steps:.1f}"] for time, name, file in rows
+    ]
+
+
 def rates() -> tuple[float, float]:
     """Floating point operations of a matrix product, and tanh in the cache, per second: the best of some rounds."""
     import torch
@@ -193,13 +208,15 @@ def kernel() -> str:
 def measure() -> dict[str, Any]:
     result = []
     for n_x, n_h, n_y, m, activation, rounds in SHAPES:
-        taken = rounds_of(peers(n_x, n_h, n_y, m, activation), rounds)
+        steps = peers(n_x, n_h, n_y, m, activation)
+        taken = rounds_of(steps, rounds)
         flops, tanhs = rates()
         floor = m * (4 * n_x * n_h + 6 * n_h * n_y) / flops + (m * n_h / tanhs if activation == "tanh" else 0)
         result.append({"taken": taken, "floor": 1000 * floor})
     from machine import machine
 
-    return {"shapes": result, "machine": machine(), "kernel": kernel()}
+    profiles = {name: profile(steps[name]) for name in (*MODES, PASS)}  # of the last, smallest shape
+    return {"shapes": result, "machine": machine(), "kernel": kernel(), "profiles": profiles}
 
 
 def ratios(row: dict[str, Any], name: str, against: str) -> tuple[list[float], str]:
@@ -245,6 +262,13 @@ def target_table(found: dict[str, Any]) -> str:
     return lines(header, ["---"] * len(header), *rows)
 
 
+def profile_tables(measured: dict[str, Any]) -> str:
+    header = ["function", "in", "µs"]
+    return "\n\n".join(
+        f"{name}:\n\n{lines(header, ['---', '---', '---:'], *rows)}" for name, rows in measured["profiles"].items()
+    )
+
+
 def main() -> None:
     if sys.argv[1:] == ["measure"]:
         print(json.dumps(measure()))
@@ -272,6 +296,13 @@ kernel with a quicker product or tanh of its own can come below it.
 How many times quicker, the median over paired rounds and their range.
 
 {target_table(found)}
+
+## Where a small step's time goes
+
+Of the last shape, as cProfile sees it: the functions that take most by themselves, and their microseconds a step. It
+makes Python itself look slower than it is.
+
+{profile_tables(measured)}
 
 {measured["machine"]}
 """

@@ -74,6 +74,7 @@ def test_each_experiment_runs_and_leaves_its_files(config, capsys):
 def test_flower_learns_its_own_points_as_in_the_course():
     command = run("fit", "flower")
     model, module = command.model, command.datamodule
+    assert command.trainer.global_step == 10_000
     assert (model.net.hidden_features, model.net.activation, model.net.init) == (4, "tanh", "course")
     assert command.trainer.optimizers[0].param_groups[0]["lr"] == 1.2
     X, Y = module.tensors
@@ -118,6 +119,7 @@ def test_the_gpu_preset_asks_for_a_gpu():  # parsed only: there may be none
         check=True,
     ).stdout
     assert yaml.safe_load(out)["trainer"]["accelerator"] == "gpu"
+    assert yaml.safe_load(out)["data"]["init_args"]["on_device"] is True
 
 
 # What a person sees.

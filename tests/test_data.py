@@ -94,10 +94,21 @@ def test_an_epoch_shows_every_training_row_once_uneven_last_batch_included():
     assert torch.equal(seen.sort(0).values, module.train_inputs.sort(0).values)
 
 
-def test_workers_serve_the_same_rows():
-    module = data.Blobs(n_samples=50, batch_size=16, num_workers=1)
-    seen = torch.cat([X for X, _ in module.predict_dataloader()])
-    assert torch.equal(seen, module.tensors[0])
+def test_an_epoch_of_iterations_is_the_whole_split_again_and_again():
+    loader = data.Flower(batch_size=None, val_fraction=0, test_fraction=0, iterations_per_epoch=7).train_dataloader()
+    batches = list(loader)
+    assert len(loader) == len(batches) == 7
+    assert all(torch.equal(X, batches[0][0]) for X, _ in batches)
+
+
+def test_the_seed_decides_the_order_of_each_epoch():
+    def epochs(seed):
+        loader = data.Moons(seed=seed).train_dataloader()
+        return [torch.cat([X for X, _ in loader]) for _ in range(2)]
+
+    (first, second), (again, _) = epochs(1), epochs(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 def test_predict_covers_all_rows_in_their_order():
@@ -117,6 +128,11 @@ def test_fractions_of_zero_hold_nothing_out():
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": None, "iterations_per_epoch": 0}, "iterations_per_epoch must be at least 1, got 0"),
+        (
+            {"iterations_per_epoch": 5},
+            "iterations_per_epoch must be 1 unless batch_size is None, got 5 with batch_size 64",
+        ),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
         ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 1\), got -0.1"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "must leave rows to train on, got 1.0"),

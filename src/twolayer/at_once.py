@@ -6,12 +6,11 @@ be differentiated by PyTorch itself. :mod:`twolayer.streaming` is the same in co
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from twolayer import equations
 from twolayer.activations import ACTIVATIONS
-from twolayer.tasks import COSTS, PAIRING, dense_targets, example_weights, smoothed
+from twolayer.tasks import COSTS, PAIRING, at_least_float32, dense_targets, example_weights, smoothed
 
 
 def logits(
@@ -160,7 +159,3 @@ def _targets_and_shares(
     else:
         share = 1 / len(Z2) if weights is None else (weights / weights.sum()).unsqueeze(-1)
     return smoothed(Y, label_smoothing, task), share
-
-
-def at_least_float32(Z2: Tensor) -> Tensor:
-    return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2

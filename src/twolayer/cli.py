@@ -11,13 +11,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer.progress import RunProgressBar
 from twolayer.training import LitTwoLayer
 
 
@@ -125,6 +126,13 @@ class TwoLayerCLI(LightningCLI):
                     rank_zero_info(f"model.{name}: {value!r} from the checkpoint (configured: {config.model[name]!r})")
                     config.model[name] = value
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        given = config.get("callbacks") or []
+        others = given if isinstance(given, list) else [given]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in others):
+            callbacks = [*callbacks, RunProgressBar()]
+        return super()._instantiate_trainer(config, callbacks)
+
     def before_fit(self) -> None:
         rank_zero_info(f"{self.model.net}")
         config = self.config[self.subcommand]
@@ -190,6 +198,8 @@ def main(args: list[str] | None = None) -> TwoLayerCLI:
     # Lightning 2.6 under torch 2.13 warns of its own code, warns of a split that was set to nothing, and advertises.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
+    warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     return TwoLayerCLI(
         LitTwoLayer,

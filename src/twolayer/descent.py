@@ -59,7 +59,7 @@ def gradient_descent(
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     positive_int("iterations", iterations)
-    gradients = _by_autograd if net.backward == "autograd" else TwoLayerNet.loss_and_grads
+    gradients = by_autograd if net.backward == "autograd" else TwoLayerNet.loss_and_grads
     parameters = _trainable(net)
     if not parameters:
         raise ValueError("net must have a parameter that requires a gradient, got none")
@@ -155,9 +155,10 @@ def _trainable(net: TwoLayerNet) -> dict[str, Tensor]:
 
 
 @torch.enable_grad()
-def _by_autograd(
-    net: TwoLayerNet, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None
+def by_autograd(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cost and its gradients as ``net.loss_and_grads``, by name, but from PyTorch's graph of ``net.loss``."""
     parameters = _trainable(net)
     J = net.loss(X, Y, sample_weight=sample_weight)
     return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))

@@ -15,6 +15,7 @@ Three ways to the same gradient, chosen by ``backward=``:
 What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from twolayer import at_once, autograd_streamed, passes, streaming
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import check_cost, check_network_and_cost, in_rows
-from twolayer.autograd import Cost, Network
+from twolayer.autograd import Cost, Loss, Network
 from twolayer.checks import (
     autocast_enabled,
     check_direction,
@@ -34,10 +35,12 @@ from twolayer.checks import (
 )
 from twolayer.passes import check_pass
 from twolayer.passes import kernel_for as kernel_for  # public here too
-from twolayer.tasks import TASKS
+from twolayer.tasks import TASKS, dense_targets, smoothed
 
 BACKWARDS = ("autograd", "manual", "streamed")
 REDUCTIONS = ("mean", "sum", "none")
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
 
 
 def logits(
@@ -80,16 +83,12 @@ def logits(
     check_pass(chunk_size, kernel, backward)
     check_parameters(W1, b1, W2, b2)
     check_features(X, W1)
-    if backward == "autograd" or (backward == "streamed" and torch.compiler.is_exporting()):
-        return at_once.logits(X, W1, b1, W2, b2, activation=activation)
     _keep_whole_in_graphs()
-    rows = X.reshape(-1, X.shape[-1])
-    if backward == "streamed":
-        Z2 = autograd_streamed.logits(rows, W1, b1, W2, b2, activation, chunk_size, kernel)
+    if backward == "streamed" and not _is_exporting():
+        Z2 = autograd_streamed.logits(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2, activation, chunk_size, kernel)
         Z2 = Z2.to(_dtype_of_logits(W1))
-    else:
-        Z2, _ = Network.apply(*_autocast(rows, W1, b1, W2, b2), activation)
-    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+        return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+    return _logits(X, W1, b1, W2, b2, activation, backward)
 
 
 def cost(
@@ -141,7 +140,7 @@ def cost(
         class_weight=class_weight,
         label_smoothing=label_smoothing,
         reduction=reduction,
-        loss=None if backward == "autograd" else lambda Z2, Y: Cost.apply(Z2, Y, task),
+        loss=_loss_for(task, backward),
     )
 
 
@@ -177,25 +176,31 @@ def loss(
     >>> J, torch.autograd.grad(J, W2)[0]
     (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
     """
-    if backward != "streamed" or torch.compiler.is_exporting():
-        Z2 = logits(X, W1, b1, W2, b2, activation=activation, backward=backward, chunk_size=chunk_size, kernel=kernel)
-        return cost(
-            Z2,
+    one_of("backward", backward, BACKWARDS)
+    one_of("reduction", reduction, REDUCTIONS)
+    check_pass(chunk_size, kernel, backward)
+    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
+    X, Y, sample_weight = in_rows(X, Y, sample_weight, shape)
+    _keep_whole_in_graphs()
+    if backward == "streamed" and not _is_exporting():
+        options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
+        J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
+    elif backward == "manual" and sample_weight is None and class_weight is None and reduction != "none":
+        like = W1.new_empty((X.shape[0], shape[-1]), dtype=torch.promote_types(W1.dtype, torch.float32))
+        Y = smoothed(dense_targets(Y, like, task), label_smoothing, task)
+        X, *parameters = _autocast(X, W1, b1, W2, b2)
+        J, _, _ = Loss.apply(X, Y, *parameters, activation, task, reduction)
+    else:
+        J = at_once.cost(
+            _logits(X, W1, b1, W2, b2, activation, backward),
             Y,
             task=task,
             sample_weight=sample_weight,
             class_weight=class_weight,
             label_smoothing=label_smoothing,
             reduction=reduction,
-            backward=backward,
+            loss=_loss_for(task, backward),
         )
-    one_of("reduction", reduction, REDUCTIONS)
-    check_pass(chunk_size, kernel, backward)
-    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = in_rows(X, Y, sample_weight, shape)
-    _keep_whole_in_graphs()
-    options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
-    J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
@@ -283,8 +288,8 @@ def hvp(
 
     Args:
         v: ``{"W1": …, "b1": …, "W2": …, "b2": …}``, in the parameters' shapes and dtypes.
-        chunk_size: examples at a time; None for :func:`twolayer.chunks.default_chunk_size`. ``torch.vmap``, which
-            takes several ``v``, takes all examples at once.
+        chunk_size: examples at a time; None for a quarter of :func:`twolayer.chunks.default_chunk_size`, or all if they
+            fit one of those. ``torch.vmap``, which takes several ``v``, takes all examples at once.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:
@@ -359,6 +364,19 @@ def per_sample_grad_norms(
 
 def _transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, activation: str, backward: str) -> Tensor:
+    """``Z2`` of all examples at once; what is exported is at once in the streamed mode too."""
+    if backward != "manual":
+        return at_once.logits(X, W1, b1, W2, b2, activation=activation)
+    Z2, _ = Network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
+    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+
+
+def _loss_for(task: str, backward: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What gives the loss of each example, unless PyTorch's derivative is wanted."""
+    return None if backward == "autograd" else lambda Z2, Y: Cost.apply(Z2, Y, task)
 
 
 def _keep_whole_in_graphs() -> None:

@@ -11,7 +11,7 @@ Importing this module loads Dynamo, which takes as long as PyTorch itself: so it
 from torch.compiler import allow_in_graph
 
 from twolayer import autograd_streamed
-from twolayer.autograd import Cost, Network
+from twolayer.autograd import Cost, Loss, Network
 
-for function in (Network, Cost, autograd_streamed.logits, autograd_streamed.loss, autograd_streamed.hvp):
+for function in (Network, Cost, Loss, autograd_streamed.logits, autograd_streamed.loss, autograd_streamed.hvp):
     allow_in_graph(function)

@@ -168,12 +168,10 @@ class TwoLayerNet(nn.Module):
     def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
 
-        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run. In
-        mode ``"streamed"``, forward and backward hooks, FSDP2's among them, cost a pass more: they get the logits.
+        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run.
+        Forward and backward hooks, FSDP2's among them, get the logits, which in mode ``"streamed"`` cost a pass more.
         """
-        if self.backward == "streamed" and not (
-            self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
-        ):
+        if not (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
             return self(X, Y=Y, sample_weight=sample_weight, reduction=reduction)
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
 
@@ -331,5 +329,6 @@ class TwoLayerNet(nn.Module):
         return net.train(sequential.training)
 
     def extra_repr(self) -> str:
-        names = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("activation", "task", "init", "backward"))
+        options = ("activation", "task", "init", "backward", *(("chunk_size",) if self.chunk_size else ()))
+        names = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
         return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"

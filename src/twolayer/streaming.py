@@ -142,6 +142,8 @@ def hvp(
     if _in_one_chunk(X, W1, W2, **options):
         network, direction = (X, Y, W1, b1, W2, b2), (tX, tY, tW1, tb1, tW2, tb2)
         return at_once.hvp(*network, *direction, input_gradient=input_gradient, **options)
+    # Four more arrays of a chunk live at the same time than in the pass for the gradients.
+    options["chunk_size"] = options.get("chunk_size") or default_rows(W1, W2) // 4
     chunks = Chunks(X, Y, W1, b1, W2, b2, **options)
     n_x, n_h, n_y, narrow = chunks.n_x, chunks.n_h, chunks.n_y, chunks.narrow
     tW1, tb1, tW2, tb2 = (V.to(chunks.dtype) for V in (tW1, tb1, tW2, tb2))
@@ -181,7 +183,7 @@ def hvp(
         torch.mm(RdZ2, chunks.W2, out=RdA1).addmm_(dZ2, tW2)
         RdZ1 = chunks.times_prime(RdA1, A1, RdA1)
         if second is not None:
-            RdZ1 += RZ1.mul_(dA1).mul_(second(A1))
+            RdZ1.addcmul_(RZ1.mul_(dA1), second(A1))
         hW1.addmm_(X_.mT, RdZ1)
         if not narrow:
             hb1 += RdZ1.sum(0)

@@ -161,6 +161,11 @@ def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     return (Y if Y.ndim == logits.ndim else Y.unsqueeze(-1)).to(logits.dtype)
 
 
+def at_least_float32(Z2: Tensor) -> Tensor:
+    """Logits as costs take them: in half precision, a cost would be no better than two or three digits."""
+    return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
+
+
 def check_label_smoothing(label_smoothing: float, task: str) -> None:
     """Raises ValueError or TypeError unless ``label_smoothing`` is a number in [0, 1), and 0 for regression."""
     if not isinstance(label_smoothing, int | float):

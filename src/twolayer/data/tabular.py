@@ -10,26 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
 from twolayer.checks import positive_int
-
-
-class BatchedTensors(TensorDataset):
-    """A TensorDataset that takes the rows of a batch in one go, which a DataLoader otherwise collates one by one.
-
-    >>> loader = DataLoader(BatchedTensors(torch.arange(5)), batch_size=3, collate_fn=as_it_is)
-    >>> next(iter(loader))
-    (tensor([0, 1, 2]),)
-    """
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return tuple(tensor[indices] for tensor in self.tensors)
-
-
-def as_it_is(batch: Any) -> Any:
-    """The ``collate_fn`` for batches that come whole."""
-    return batch
+from twolayer.loading import TensorLoader
 
 
 class TabularDataModule(L.LightningDataModule):
@@ -42,8 +25,10 @@ class TabularDataModule(L.LightningDataModule):
     Args:
         batch_size: examples in a batch; None for the whole split at once.
         val_fraction, test_fraction: shares of the rows held out; 0 for none.
-        seed: of the split.
-        num_workers: processes that load batches; the rows are in memory, so 0 is quickest.
+        seed: of the split, and of the order of the rows in each epoch.
+        iterations_per_epoch: how many batches make an epoch where each is the whole split, with ``batch_size`` None.
+        on_device: whether to keep all rows on the device that trains. Otherwise they stay in main memory, and go to a
+            GPU batch by batch, page-locked, while it computes.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
@@ -57,11 +42,18 @@ class TabularDataModule(L.LightningDataModule):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         seed: int = 0,
-        num_workers: int = 0,
+        iterations_per_epoch: int = 1,
+        on_device: bool = False,
     ) -> None:
         super().__init__()
         if batch_size is not None:
             positive_int("batch_size", batch_size)
+            if iterations_per_epoch != 1:
+                raise ValueError(
+                    f"iterations_per_epoch must be 1 unless batch_size is None, got {iterations_per_epoch} "
+                    f"with batch_size {batch_size}"
+                )
+        positive_int("iterations_per_epoch", iterations_per_epoch)
         for name, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
             if not 0 <= fraction < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {fraction}")
@@ -73,7 +65,8 @@ class TabularDataModule(L.LightningDataModule):
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.seed = seed
-        self.num_workers = num_workers
+        self.iterations_per_epoch = iterations_per_epoch
+        self.on_device = on_device
 
     def load(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """All rows ``(m, in_features)`` and their targets: ``(m,)`` class indices, or values."""
@@ -119,27 +112,32 @@ class TabularDataModule(L.LightningDataModule):
     def train_targets(self) -> Tensor:
         return self.tensors[1][self.splits["train"]]
 
-    def train_dataloader(self) -> DataLoader:
-        return self._loader(self.splits["train"], shuffle=True)
+    def train_dataloader(self) -> TensorLoader:
+        """Batches, or blocks of them if the LightningModule in training has a ``block_size``."""
+        rows = self.splits["train"]
+        steps_per_call = None
+        block_size: Any = getattr(self.trainer and self.trainer.lightning_module, "block_size", None)
+        if self.trainer is not None and block_size is not None:
+            batches = -(-len(rows) // ((self.batch_size or len(rows)) * self.trainer.world_size))
+            steps_per_call = block_size(batches * self.iterations_per_epoch)
+        return self._loader(
+            rows, shuffle=self.batch_size is not None, steps_per_call=steps_per_call, repeat=self.iterations_per_epoch
+        )
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def val_dataloader(self) -> TensorLoader | list[TensorLoader]:
         return self._loader(self.splits["val"]) if len(self.splits["val"]) else []
 
-    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+    def test_dataloader(self) -> TensorLoader | list[TensorLoader]:
         return self._loader(self.splits["test"]) if len(self.splits["test"]) else []
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> TensorLoader:
         return self._loader(np.arange(len(self.tensors[0])))
 
-    def _loader(self, rows: NDArray[np.int64], shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            BatchedTensors(*(tensor[rows] for tensor in self.tensors)),
-            batch_size=self.batch_size or len(rows),
-            shuffle=shuffle,
-            collate_fn=as_it_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+    def _loader(self, rows: NDArray[np.int64], **options: Any) -> TensorLoader:
+        tensors = tuple(tensor[rows] for tensor in self.tensors)
+        if self.on_device and self.trainer is not None:
+            tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in tensors)
+        return TensorLoader(tensors, batch_size=self.batch_size, seed=self.seed, pin_memory=True, **options)
 
     # A checkpoint says what its split followed from, so that nobody tests on rows that it was trained on, unaware.
 

@@ -1,0 +1,240 @@
+"""Batches of rows that are in memory, for a loop of one's own or for Lightning: ``TensorLoader``.
+
+A DataLoader over a TensorDataset takes a batch apart into examples and puts it together again, several microseconds an
+example, which is more than a shallow network's step takes. Here a batch is one indexed copy, or a view where the rows
+come in their order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
+
+from twolayer.checks import positive_int
+
+Rows = Tensor | slice
+Batch = tuple[Tensor, ...]
+
+
+class Block:
+    """Several batches in one, for several optimiser steps in one call of ``training_step``.
+
+    Each batch is made when it is asked for, so that it is in the cache when it is used.
+
+    >>> (block,) = TensorLoader((torch.arange(5), torch.zeros(5)), batch_size=2, steps_per_call=3)
+    >>> [X.tolist() for X, Y in block]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, take: Callable[[Any], Batch], rows: Sequence[Any], device: torch.device) -> None:
+        self._take, self._rows, self._device = take, rows, device
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._take, self._rows)
+
+    def to(self, device: torch.device) -> "Block":
+        """All of its batches on that device, as Lightning asks for them; the block itself where they are there."""
+        if device == self._device:
+            return self
+        non_blocking = device.type == "cuda"  # elsewhere that is not safe
+        moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in self]
+        return Block(moved.__getitem__, range(len(moved)), device)
+
+
+class SeededSampler(RandomSampler):
+    """Every row once, in an order that follows from a seed and the epoch alone: the same in every loader and process.
+
+    >>> sampler = SeededSampler(range(100), seed=1)
+    >>> first = list(sampler)
+    >>> first == list(SeededSampler(range(100), seed=1)), sorted(first) == list(range(100))
+    (True, True)
+    >>> sampler.set_epoch(1)  # Lightning does
+    >>> first == list(sampler)
+    False
+    """
+
+    def __init__(self, data_source: Any, seed: int = 0) -> None:
+        super().__init__(data_source)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def permutation(self) -> Tensor:
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(self.seed + self.epoch))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.permutation().tolist())
+
+
+class TensorLoader(DataLoader):
+    """Batches sliced from tensors, on whatever device these are; the last batch may be smaller.
+
+    It is a DataLoader, so that Lightning shards it among processes with a sampler of its own, and it has the
+    ``state_dict`` that Lightning keeps in a checkpoint: a run that resumes within an epoch gets the batches that were
+    left. In a loop of one's own, each time through it is the next epoch.
+
+    Args:
+        dataset: the tensors, of equal length, or a TensorDataset of them.
+        batch_size: rows in a batch; None for all of them.
+        shuffle: whether each epoch has an order of its own, see :class:`SeededSampler`.
+        seed: of the order.
+        steps_per_call: what comes is a :class:`Block` of up to as many batches. With None, a batch: ``(X, Y)``.
+        repeat: how often an epoch goes through the rows, in the same order each time: iterations of full-batch descent.
+        pin_memory: copy batches into page-locked memory, from where they go to a GPU while it computes.
+        sampler: row numbers in the order wanted, in place of ``shuffle``.
+        batch_sampler, drop_last: for Lightning, which predicts with the one, and passes False for the other.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it.
+
+    >>> X, Y = torch.arange(5.0), torch.arange(5)
+    >>> next(iter(TensorLoader((X, Y), batch_size=2)))
+    (tensor([0., 1.]), tensor([0, 1]))
+    >>> loader = TensorLoader((X, Y), batch_size=2, shuffle=True)
+    >>> for epoch in range(2):
+    ...     print(sorted(int(y) for X, Y in loader for y in Y), len(loader))
+    [0, 1, 2, 3, 4] 3
+    [0, 1, 2, 3, 4] 3
+    >>> [[len(Y) for X, Y in block] for block in TensorLoader((X, Y), batch_size=1, steps_per_call=3)]
+    [[1, 1, 1], [1, 1]]
+    """
+
+    dataset: TensorDataset
+    batch_size: int
+
+    def __init__(
+        self,
+        dataset: TensorDataset | Iterable[Tensor],
+        *,  # Lightning, which gives these anew, trips over them as positions
+        batch_size: int | None = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        steps_per_call: int | None = None,
+        repeat: int = 1,
+        pin_memory: bool = False,
+        sampler: Iterable[int] | None = None,
+        batch_sampler: Iterable[list[int]] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if not isinstance(dataset, TensorDataset):
+            dataset = TensorDataset(*_of_equal_length(tuple(dataset)))
+        if drop_last:
+            raise ValueError("drop_last must be False, got True: the last batch is kept")
+        if shuffle and sampler is not None:
+            raise ValueError("shuffle must be False beside a sampler, got True")
+        if steps_per_call is not None:
+            positive_int("steps_per_call", steps_per_call)
+        self.steps_per_call = None if batch_sampler is not None else steps_per_call
+        self.repeat = positive_int("repeat", repeat)
+        self.seed = seed
+        self._start = self._served = self._ahead = 0
+        self._resumed: int | None = None
+        batches: dict[str, Any] = {"batch_sampler": batch_sampler}
+        if batch_sampler is None:
+            batch_size = max(1, len(dataset)) if batch_size is None else positive_int("batch_size", batch_size)
+            batches = {"batch_size": batch_size, "sampler": SeededSampler(dataset, seed) if shuffle else sampler}
+        super().__init__(dataset, pin_memory=pin_memory, **batches)
+        self._pins = pin_memory and torch.cuda.is_available() and dataset.tensors[0].device.type == "cpu"
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch. ``len()`` counts blocks, where blocks come."""
+        return super().__len__() * self.repeat
+
+    def __len__(self) -> int:
+        return -(-self.steps // (self.steps_per_call or 1))
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
+        start, self._start = self._start, 0
+        sampler: Any = self.sampler
+        if isinstance(sampler, SeededSampler | DistributedSampler):
+            if self._resumed is not None:  # Lightning counts an epoch that `max_steps` cut short twice, once resumed
+                self._ahead, self._resumed = sampler.epoch - self._resumed, None
+            sampler.set_epoch(sampler.epoch - self._ahead)
+        rows = islice(self._rows(), start * (self.steps_per_call or 1), None)
+        for served in range(start + 1, len(self) + 1):
+            self._served = served
+            if self.steps_per_call is None:
+                yield self._take(next(rows))
+            else:
+                yield Block(self._take, list(islice(rows, self.steps_per_call)), self.dataset.tensors[0].device)
+        self._served = self._ahead = 0
+        if isinstance(sampler, SeededSampler):
+            sampler.set_epoch(sampler.epoch + 1)
+
+    def _rows(self) -> Iterator[Rows]:
+        """The rows of each batch, by number or as a slice."""
+        if self.batch_size is None:  # a batch sampler
+            yield from map(torch.tensor, self.batch_sampler or ())
+            return
+        batches: Sequence[Rows]
+        if isinstance(self.sampler, SequentialSampler):
+            m = len(self.dataset)
+            batches = [slice(start, min(start + self.batch_size, m)) for start in range(0, m, self.batch_size)]
+        else:
+            if isinstance(self.sampler, SeededSampler):
+                order = self.sampler.permutation()
+            else:
+                order = torch.tensor(list(self.sampler), dtype=torch.int64)
+            # Once an epoch, so that a step waits for no transfer.
+            batches = order.to(self.dataset.tensors[0].device).split(self.batch_size)
+        for _ in range(self.repeat):
+            yield from batches
+
+    def _take(self, rows: Rows) -> Batch:
+        tensors = self.dataset.tensors
+        if isinstance(rows, slice):
+            batch = tuple(tensor[rows] for tensor in tensors)
+        else:
+            batch = tuple(tensor.index_select(0, rows) for tensor in tensors)
+        return tuple(tensor.pin_memory() for tensor in batch) if self._pins else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch it is, and what the epoch is made of."""
+        epoch = getattr(self.sampler, "epoch", 0)
+        return {"served": self._served, "of": len(self), "epoch": epoch, **self._layout()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next iteration goes on where the state was taken; after the end of an epoch, with the next one.
+
+        Raises:
+            ValueError: the rest of that epoch is not to be had, since its batches were others.
+        """
+        start, epoch = state_dict["served"], state_dict["epoch"]
+        if start == state_dict["of"]:
+            start, epoch = 0, epoch + 1
+        for name, here in self._layout().items() if start else ():
+            if state_dict[name] != here:
+                raise ValueError(
+                    f"{name} must be {state_dict[name]}, with which the checkpoint's unfinished epoch began, got {here}"
+                )
+        self._start, self._served, self._resumed = start, start, epoch
+        if isinstance(self.sampler, SeededSampler | DistributedSampler):
+            self.sampler.set_epoch(epoch)
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "rows": len(self.dataset),
+            "batch_size": self.batch_size,
+            "steps_per_call": self.steps_per_call,
+            "repeat": self.repeat,
+            "seed": getattr(self.sampler, "seed", None),
+        }
+
+
+def _of_equal_length(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in tensors):
+        got = ", ".join(type(tensor).__name__ for tensor in tensors) or "none"
+        raise TypeError(f"dataset must be tensors with a row for each example, got {got}")
+    if len({len(tensor) for tensor in tensors}) > 1:
+        raise ValueError(f"dataset must be tensors of equal length, got {[len(tensor) for tensor in tensors]}")
+    return tensors

@@ -1,0 +1,463 @@
+"""Several optimiser steps in one call of training_step: the same training as one at a time, with all of Lightning."""
+
+import logging
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils.data import TensorDataset
+
+L = pytest.importorskip("lightning")
+pytest.importorskip("sklearn")
+
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.loggers import CSVLogger
+
+import twolayer
+from twolayer import TwoLayerNet, data
+from twolayer.loading import TensorLoader
+from twolayer.training import LitTwoLayer
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
+    "ignore:.*does not have many workers",
+    "ignore:The `srun` command is available",
+    "ignore:.*smaller than the logging interval",
+    "ignore:Checkpoint directory .* exists and is not empty",
+    "ignore:Total length of `list` across ranks is zero",
+    "ignore:The dirpath has changed",
+    "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
+    "ignore:You defined a `validation_step` but have no `val_dataloader`",
+)
+
+SETS = {"binary": data.Moons, "multiclass": data.Blobs, "regression": data.Diabetes}
+SGD = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=0.03)
+
+
+def module_of(task="binary", **options):
+    return SETS[task](**{"batch_size": 13, "val_fraction": 0, "test_fraction": 0, **options})
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Trains in double precision, and returns the trainer."""
+
+    def fit(steps_per_call, module=None, loader=None, model=None, ckpt_path=None, **options):
+        model = model or LitTwoLayer
+        given = {
+            name: options.pop(name)
+            for name in ("optimizer", "lr_scheduler", "backward", "class_weight", "train_metrics", "standardize")
+            if name in options
+        }
+        module = module or module_of()
+        torch.manual_seed(0)
+        model = model(
+            module.in_features,
+            5,
+            module.out_features,
+            task=module.task,
+            activation="tanh",
+            steps_per_call=steps_per_call,
+            **given,
+        )
+        defaults = {
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "precision": "64-true",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+        }
+        trainer = L.Trainer(**defaults | options)
+        trainer.fit(model, loader, datamodule=None if loader else module, ckpt_path=ckpt_path)
+        return trainer
+
+    return fit
+
+
+def weights(trainer):
+    return dict(trainer.lightning_module.net.state_dict())
+
+
+def blocks_of(trainer):
+    return trainer.fit_loop._combined_loader.flattened[0].steps_per_call
+
+
+def assert_same(trainer, other):
+    assert trainer.global_step == other.global_step
+    assert trainer.current_epoch == other.current_epoch
+    assert_close(weights(trainer), weights(other), rtol=1e-9, atol=1e-11)
+
+
+# The same training.
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4, 16])
+@pytest.mark.parametrize("task", SETS)
+def test_as_a_loop_by_hand(fit, task, steps_per_call):
+    module = module_of(task)
+    trainer = fit(steps_per_call, module, optimizer=ADAM)
+    assert blocks_of(trainer) == steps_per_call
+
+    torch.manual_seed(0)
+    net = TwoLayerNet(module.in_features, 5, module.out_features, task=task, activation="tanh").double()
+    seq, optimizer = net.to_sequential(), ADAM(net.parameters())
+    loss_of = {
+        "binary": lambda Z, Y: torch.nn.functional.binary_cross_entropy_with_logits(Z.squeeze(-1), Y.double()),
+        "multiclass": torch.nn.functional.cross_entropy,
+        "regression": lambda Z, Y: 0.5 * (Z - Y).square().sum(-1).mean(),
+    }[task]
+    X, Y = (tensor[module.splits["train"]] for tensor in module.tensors)
+    X = X.double()
+    X = (X - X.mean(0).float()) / X.std(0, correction=0).float()
+    if task == "regression":
+        Y = Y.double()
+        Y = (Y - Y.mean(0).float()) / Y.std(0, correction=0).float()
+    costs = []
+    for epoch in range(2):
+        order = torch.randperm(len(X), generator=torch.Generator().manual_seed(epoch))
+        costs.append(0.0)
+        for rows in order.split(13):
+            optimizer.zero_grad()
+            J = loss_of(seq(X[rows]), Y[rows])
+            J.backward()
+            optimizer.step()
+            costs[-1] += J.item() * len(rows) / len(X)
+    assert trainer.global_step == 2 * math.ceil(len(X) / 13)
+    # The statistics are rounded to float32 in the model, and here.
+    assert_close(weights(trainer), dict(net.state_dict()), rtol=1e-5, atol=1e-6)
+    assert trainer.callback_metrics["train_loss"].item() == pytest.approx(costs[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": SGD},
+        {"optimizer": ADAM, "class_weight": [1.0, 3.0]},
+        {"optimizer": SGD, "gradient_clip_val": 0.05},
+        {"optimizer": SGD, "gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        {"optimizer": SGD, "backward": "autograd"},
+        {"optimizer": SGD, "lr_scheduler": partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), "max_epochs": 4},
+        {"optimizer": partial(torch.optim.LBFGS, max_iter=3)},
+        {"optimizer": partial(torch.optim.Adam, lr=0.03, foreach=True)},
+        {"optimizer": SGD, "detect_anomaly": True},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_as_lightning_s_own_step(fit, options):
+    assert_same(fit(4, **options), fit(None, **options))
+
+
+def test_clipping_clips(fit):
+    free, clipped = fit(4, optimizer=SGD), fit(4, optimizer=SGD, gradient_clip_val=0.05)
+    assert (free.lightning_module.net.W1 - clipped.lightning_module.net.W1).abs().max() > 0.1
+
+
+def test_bfloat16_goes_through_autocast(fit):
+    blocks, plain, full = (
+        fit(k, optimizer=SGD, precision=p) for k, p in ((4, "bf16-mixed"), (None, "bf16-mixed"), (4, 32))
+    )
+    assert_close(weights(blocks), weights(plain), rtol=1e-5, atol=1e-6)
+    assert (weights(blocks)["W1"] - weights(full)["W1"]).abs().max() > 1e-4
+
+
+def test_half_precision_converts_the_batches(fit):
+    blocks, plain = (fit(k, optimizer=SGD, precision="bf16-true") for k in (4, None))
+    assert weights(blocks)["W1"].dtype == torch.bfloat16
+    assert_close(weights(blocks), weights(plain), rtol=0.05, atol=0.05)  # 62 steps, each rounded to 8 bits
+
+
+def test_a_parameter_that_requires_no_gradient_stays(fit):
+    class Frozen(LitTwoLayer):
+        def configure_optimizers(self):
+            self.net.b1.requires_grad_(False)
+            return super().configure_optimizers()
+
+    trainer = fit(4, model=Frozen, optimizer=SGD)
+    assert blocks_of(trainer) == 4
+    assert torch.equal(weights(trainer)["b1"], torch.zeros(5).double())
+    assert_same(trainer, fit(None, model=Frozen, optimizer=SGD))
+
+
+def test_a_plateau_is_watched_after_each_epoch(fit):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, factor=0.5)
+    module = partial(module_of, val_fraction=0.2)
+    runs = [fit(k, module(), optimizer=SGD, lr_scheduler=plateau, max_epochs=4) for k in (4, None)]
+    assert 0 < runs[0].optimizers[0].param_groups[0]["lr"] < 0.1
+    assert_same(*runs)
+
+
+def test_a_module_s_own_clipping_is_called(fit):
+    class Clips(LitTwoLayer):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+            self.clip_gradients(optimizer, gradient_clip_val=0.02, gradient_clip_algorithm="norm")
+
+    trainer = fit(4, model=Clips, optimizer=SGD)
+    assert blocks_of(trainer) == 4
+    assert_same(trainer, fit(4, optimizer=SGD, gradient_clip_val=0.02))
+
+
+# What the loop around counts.
+
+
+def test_each_step_calls_its_hook_with_its_gradients_and_count(fit):
+    class Watch(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.seen.append((trainer.global_step, pl_module.net.W1.grad.norm().item()))
+
+    functions = []
+    by_function = LambdaCallback(on_before_optimizer_step=lambda trainer, *_: functions.append(trainer.global_step))
+    fit(4, optimizer=SGD, callbacks=by_function)
+    assert functions == list(range(62))
+
+    runs = [Watch(), Watch()]
+    for watch, steps_per_call in zip(runs, (4, None), strict=True):
+        trainer = fit(steps_per_call, optimizer=SGD, callbacks=watch)
+        assert blocks_of(trainer) == steps_per_call
+    assert [step for step, _ in runs[0].seen] == list(range(62))
+    assert runs[0].seen == [(step, pytest.approx(norm)) for step, norm in runs[1].seen]
+
+
+@pytest.mark.parametrize("max_steps", [7, 31, 44])
+def test_it_stops_at_max_steps(fit, max_steps):
+    options = {"optimizer": SGD, "max_steps": max_steps, "max_epochs": -1}
+    trainer = fit(16, **options)
+    assert trainer.global_step == max_steps
+    assert blocks_of(trainer) == {7: 7, 31: 16, 44: 13}[max_steps]  # 31 steps an epoch
+    assert_same(trainer, fit(None, **options))
+
+
+def test_checkpoints_come_at_the_steps_asked_for(fit, tmp_path):
+    def steps(k, every=10):
+        folder = tmp_path / f"{k}-{every}"
+        callback = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=every)
+        trainer = fit(k, module_of(n_samples=390), callbacks=callback, enable_checkpointing=True)  # 30 steps an epoch
+        return blocks_of(trainer), sorted(int(path.stem.removeprefix("step=")) for path in folder.iterdir())
+
+    assert steps(None) == (None, [10, 20, 30, 40, 50, 60])
+    assert steps(16) == (10, [10, 20, 30, 40, 50, 60])
+    assert steps(4) == (2, [10, 20, 30, 40, 50, 60])
+    assert steps(20, every=20) == (10, [20, 40, 60])
+    assert steps(16, every=60) == (16, [60])
+
+
+def test_logs_stand_at_the_step_that_they_are_of(fit, tmp_path):
+    def steps(k):
+        trainer = fit(k, module_of(val_fraction=0.2), logger=CSVLogger(tmp_path / f"{k}"), log_every_n_steps=1)
+        trainer.test(trainer.lightning_module, TensorLoader(module_of().tensors, batch_size=13), verbose=False)
+        return (tmp_path / f"{k}/lightning_logs/version_0/metrics.csv").read_text().splitlines()
+
+    def table(lines):
+        header, *rows = [line.split(",") for line in lines]
+        return [{name: float(cell) for name, cell in zip(header, row, strict=True) if cell} for row in rows]
+
+    blocks, plain = table(steps(4)), table(steps(None))
+    assert blocks == [pytest.approx(row, rel=1e-5) for row in plain]
+    assert [row["step"] for row in blocks if "train_loss" in row] == [24, 49]
+
+
+def test_train_metrics_when_asked(fit):
+    runs = [fit(k, optimizer=SGD, train_metrics=True) for k in (4, None)]
+    found, expected = (trainer.callback_metrics for trainer in runs)
+    assert {"train_accuracy", "train_auroc", "train_f1", "train_loss"} == set(found)
+    assert_close(found, expected)
+    assert "train_accuracy" not in fit(4).callback_metrics
+
+
+# Resuming.
+
+
+@pytest.mark.parametrize("step", [10, 20, 40, 60])
+@pytest.mark.parametrize("steps_per_call", [None, 1, 5])
+def test_a_run_resumed_within_an_epoch_ends_where_an_uninterrupted_one_does(fit, tmp_path, steps_per_call, step):
+    module = partial(module_of, n_samples=390)  # 30 steps an epoch
+    options = {"optimizer": ADAM, "max_epochs": 3, "enable_checkpointing": True, "precision": 32}
+    checkpoint = partial(ModelCheckpoint, filename="{step}", save_top_k=-1, every_n_train_steps=10)
+    whole = fit(steps_per_call, module(), callbacks=checkpoint(tmp_path / "whole"), **options)
+    path = tmp_path / f"whole/step={step}.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == step
+    resumed = fit(steps_per_call, module(), callbacks=checkpoint(tmp_path / "new"), ckpt_path=path, **options)
+    assert resumed.global_step == 90
+    assert_same(resumed, whole)
+    assert_close(resumed.optimizers[0].state_dict(), whole.optimizers[0].state_dict())
+
+
+@pytest.mark.parametrize("steps_per_call", [None, 1])
+@pytest.mark.parametrize("first", [7, 31, 44])
+def test_a_run_stopped_by_max_steps_goes_on(fit, tmp_path, first, steps_per_call):
+    options = {"optimizer": ADAM, "max_epochs": -1, "precision": 32}
+    whole = fit(steps_per_call, max_steps=75, **options)
+    half = fit(steps_per_call, max_steps=first, **options)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = fit(steps_per_call, max_steps=75, ckpt_path=tmp_path / "half.ckpt", **options)
+    assert resumed.global_step == whole.global_step == 75
+    assert_close(weights(resumed), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+def test_other_blocks_than_the_unfinished_epoch_had_are_refused(fit, tmp_path):
+    half = fit(16, max_steps=7, max_epochs=-1)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    with pytest.raises(ValueError, match=r"steps_per_call must be 7, with which .* began, got 16"):
+        fit(16, max_steps=62, max_epochs=-1, ckpt_path=tmp_path / "half.ckpt")
+
+
+# On several processes, and on a GPU.
+
+IN_TWO_PROCESSES = """
+import sys
+from functools import partial
+import lightning as L
+import torch
+from twolayer import data
+from twolayer.training import LitTwoLayer
+
+steps_per_call, strategy, path = sys.argv[1:]
+module = data.Moons(n_samples=199, batch_size=13, val_fraction=0, test_fraction=0)
+torch.manual_seed(0)
+optimizer = partial(torch.optim.SGD, lr=0.3)  # not Adam, to which twice the gradient is the same
+model = LitTwoLayer(2, 5, 1, activation="tanh", optimizer=optimizer, steps_per_call=int(steps_per_call) or None)
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+options = {"accelerator": "cpu", "devices": 2, "strategy": strategy, "max_epochs": 2, **quiet}
+trainer = L.Trainer(**options)
+trainer.fit(model, module)
+loader = trainer.train_dataloader
+found = {"weights": dict(model.net.state_dict()), "blocks": loader.steps_per_call, "steps": trainer.global_step}
+found |= {"train_loss": trainer.callback_metrics["train_loss"], "rows": len(loader.sampler)}
+torch.save(found, f"{path}-{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
+def test_two_processes_average_their_gradients(tmp_path, strategy):
+    script = tmp_path / "script.py"
+    script.write_text(IN_TWO_PROCESSES)
+    found = {}
+    for steps_per_call in (0, 4):
+        path = tmp_path / f"{steps_per_call}"
+        subprocess.run(
+            [sys.executable, str(script), str(steps_per_call), strategy, str(path)],
+            env={"PYTHONPATH": str(Path(twolayer.__file__).parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"},
+            check=True,
+            timeout=300,
+        )
+        found[steps_per_call] = [torch.load(f"{path}-{rank}.pt", weights_only=True) for rank in range(2)]
+    (plain, _), (first, second) = found[0], found[4]
+    assert (plain["blocks"], first["blocks"]) == (None, 4)
+    assert plain["steps"] == first["steps"] == 2 * math.ceil(100 / 13)
+    assert first["rows"] == 100
+    assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    assert_close(first["weights"], plain["weights"])
+    assert_close(first["train_loss"], plain["train_loss"])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_step_on_a_gpu_waits_for_nothing(fit, precision):
+    class Forbids(Callback):
+        """Any wait, from the second step of an epoch to its last."""
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            torch.cuda.set_sync_debug_mode("error")
+            self.steps = getattr(self, "steps", 0) + 1
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            torch.cuda.set_sync_debug_mode("default")
+
+    forbids = Forbids()
+    try:
+        trainer = fit(
+            4, module_of(on_device=True), accelerator="gpu", devices=1, precision=precision, callbacks=forbids
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert blocks_of(trainer) == 4
+    assert forbids.steps == trainer.global_step
+    assert trainer.train_dataloader.dataset.tensors[0].is_cuda
+
+
+# What asks for every single batch gets it.
+
+
+class CountsBatches(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pass
+
+
+class OwnStep(LitTwoLayer):
+    def training_step(self, batch, batch_idx):
+        X, _ = batch
+        assert isinstance(X, torch.Tensor)
+        return super().training_step(batch, batch_idx)
+
+
+ONE_AT_A_TIME = {
+    "accumulate_grad_batches is 3": {"accumulate_grad_batches": 3},
+    "GradientAccumulationScheduler changes accumulate_grad_batches": {
+        "callbacks": GradientAccumulationScheduler({0: 1, 1: 3})
+    },
+    "limit_train_batches is 4, which counts batches": {"limit_train_batches": 4},
+    "limit_train_batches is 0.5, which counts batches": {"limit_train_batches": 0.5},
+    "val_check_interval is 5, which counts batches": {"val_check_interval": 5, "module": {"val_fraction": 0.2}},
+    "LambdaCallback has on_after_backward": {"callbacks": LambdaCallback(on_after_backward=lambda *_: None)},
+    "CountsBatches has on_train_batch_end": {"callbacks": CountsBatches()},
+    "LearningRateMonitor has on_train_batch_start": {"callbacks": LearningRateMonitor(), "logger": True},
+    "OwnStep has a training_step of its own": {"model": OwnStep},
+}
+
+
+@pytest.mark.parametrize("reason", ONE_AT_A_TIME)
+def test_what_counts_batches_gets_one_at_a_time_and_the_run_says_so(fit, caplog, reason, tmp_path):
+    options = {"optimizer": SGD, **ONE_AT_A_TIME[reason]}
+    module = options.pop("module", {})
+    if options.pop("logger", False):
+        options["logger"] = CSVLogger(tmp_path)
+    with caplog.at_level(logging.INFO):
+        trainer = fit(4, module_of(**module), **options)
+    assert f"steps_per_call: None, since {reason} (configured: 4)" in caplog.text
+    assert blocks_of(trainer) is None
+    assert_same(trainer, fit(None, module_of(**module), **options))
+
+
+def test_blocks_where_they_cannot_be_right_are_refused(fit):
+    loader = TensorLoader(TensorDataset(*module_of().tensors), batch_size=13, steps_per_call=4)
+    assert fit(None, loader=loader, standardize=False).global_step == 2 * 31
+    with pytest.raises(
+        ValueError, match="steps_per_call of the loader must be None, since accumulate_grad_batches is 2"
+    ):
+        fit(None, loader=loader, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=r"steps_per_call of the loader must be 3, for .* max_steps .* ask, got 4"):
+        fit(None, loader=loader, max_steps=9)
+
+
+def test_a_fused_optimizer_unless_told_otherwise(fit):
+    def fused(optimizer):
+        return fit(4, optimizer=optimizer, max_epochs=1).optimizers[0].param_groups[0].get("fused")
+
+    assert fused(torch.optim.Adam) is fused(torch.optim.SGD) is fused(torch.optim.AdamW) is True
+    assert fused(partial(torch.optim.Adam, fused=False)) is False
+    assert fused(partial(torch.optim.Adam, foreach=True)) is None
+    assert fused(torch.optim.Rprop) is None
+
+
+@pytest.mark.parametrize("steps_per_call", [0, -1])
+def test_bad_steps_per_call_is_named(steps_per_call):
+    with pytest.raises(ValueError, match=f"steps_per_call must be at least 1, got {steps_per_call}"):
+        LitTwoLayer(2, 3, 1, steps_per_call=steps_per_call)
