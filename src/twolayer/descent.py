@@ -39,8 +39,8 @@ def gradient_descent(
         callback: called as ``callback(iteration, cost, gradients)`` before each update, with ``gradients`` by name.
         progress: show a progress bar with the cost (needs rich).
         kernel: ``"triton_descent"`` for one launch of all iterations, on a GPU and where there is little to compute;
-            ``"steps"`` for a pass and an update each; None for the first if it can run and ``net.kernel`` names none.
-            :func:`descent_kernel_for` says which one that is.
+            ``"steps"`` for a pass and an update each; None for the first if it can run and the network asks for no
+            ``kernel`` or ``chunk_size``. :func:`descent_kernel_for` says which one that is.
 
     Returns:
         ``(iterations,)``: the cost at the start of each iteration, on the network's device.
@@ -102,7 +102,7 @@ def descent_kernel_for(
     """
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
-    if kernel == "steps" or (kernel is None and net.kernel is not None):
+    if kernel == "steps" or (kernel is None and (net.kernel, net.chunk_size) != (None, None)):
         return "steps"
     reason = _why_no_kernel(net, X, Y, callback)
     if kernel is not None and reason is not None:

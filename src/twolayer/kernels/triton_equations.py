@@ -175,10 +175,10 @@ def output(
         else:
             c = tl.load(class_weight + j, mask=j < n_y, other=0.0)
             w *= tl.sum(tl.where(real, y * c[None, :], 0.0), 1)
+    evenly = smoothing / 2
     if TASK == "multiclass":
-        y = (1 - smoothing) * y + smoothing / n_y
-    else:
-        y = (1 - smoothing) * y + smoothing / 2
+        evenly = smoothing / n_y
+    y = (1 - smoothing) * y + evenly
 
     if TASK == "regression":
         dZ2 = Z2 - y
