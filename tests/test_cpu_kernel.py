@@ -241,34 +241,34 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_it_does_not_take_goes_to_torch_and_raises_where_asked_for(reason):
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1) == "cpu"
+    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "cpu"
     arguments = REFUSED[reason](p)
-    assert passes.kernel_for(*arguments) == "torch"
+    assert passes.kernel_for(*arguments, p.W2) == "torch"
     with pytest.raises(RuntimeError, match=f"kernel 'cpu' cannot run: .*{reason}"):
-        passes.kernel_for(*arguments, kernel="cpu")
+        passes.kernel_for(*arguments, p.W2, kernel="cpu")
 
 
 def test_weights_that_it_does_not_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     for sample_weight in (torch.rand(53).double(), torch.rand(106)[::2]):
-        assert passes.kernel_for(p.X, p.Y, p.W1, sample_weight=sample_weight) == "torch"
+        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
 
 
 def test_inside_a_transform_there_is_no_memory_to_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     seen = []
-    torch.func.vmap(lambda X: seen.append(passes.kernel_for(X, p.Y, p.W1)) or X)(p.X.expand(2, 53, 5))
-    torch.func.grad(lambda W1: seen.append(passes.kernel_for(p.X, p.Y, W1)) or W1.sum())(p.W1)
+    torch.func.vmap(lambda X: seen.append(passes.kernel_for(X, p.Y, p.W1, p.W2)) or X)(p.X.expand(2, 53, 5))
+    torch.func.grad(lambda W1: seen.append(passes.kernel_for(p.X, p.Y, W1, p.W2)) or W1.sum())(p.W1)
     assert seen == ["torch", "torch"]
 
 
 def test_chunks_are_obeyed():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, chunk_size=10) == "torch"
+    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10) == "torch"
     with pytest.raises(ValueError, match=r"chunk_size must be None for kernel 'cpu', .* got 10"):
-        passes.kernel_for(p.X, p.Y, p.W1, chunk_size=10, kernel="cpu")
-    with pytest.raises(ValueError, match="kernel must be one of 'torch', 'cpu', got 'gpu'"):
-        passes.kernel_for(p.X, p.Y, p.W1, kernel="gpu")
+        passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
+    with pytest.raises(ValueError, match=r"kernel must be one of 'torch', 'cpu', .*, got 'gpu'"):
+        passes.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_without_a_compiler_torch_runs(fresh, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(fresh))
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
+    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler"):
         passes.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu")
 
@@ -293,8 +293,8 @@ def test_a_compiler_that_fails_is_heard_once(fresh, monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -c 'raise SystemExit(\"out of ink\")'")
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     with pytest.warns(UserWarning, match="the CPU kernel is not used: .*out of ink"):
-        assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
-    assert passes.kernel_for(p.X, p.Y, p.W1) == "torch"
+        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     assert not list(fresh.rglob("*.so"))
 
 

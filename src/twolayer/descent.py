@@ -6,8 +6,11 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from twolayer.checks import positive_int
+from twolayer.checks import one_of, positive_int
+from twolayer.kernels import gpu
 from twolayer.network import TwoLayerNet
+
+KERNELS = ("steps", "triton_descent")
 
 Callback = Callable[[int, Tensor, dict[str, Tensor]], None]
 
@@ -22,6 +25,7 @@ def gradient_descent(
     sample_weight: Tensor | None = None,
     callback: Callback | None = None,
     progress: bool = False,
+    kernel: str | None = None,
 ) -> Tensor:
     """Repeats ``W := W − α dW, b := b − α db`` on all examples at once, and says what each iteration cost.
 
@@ -34,6 +38,9 @@ def gradient_descent(
         sample_weight: ``(m,)``.
         callback: called as ``callback(iteration, cost, gradients)`` before each update, with ``gradients`` by name.
         progress: show a progress bar with the cost (needs rich).
+        kernel: ``"triton_descent"`` for one launch of all iterations, on a GPU and where there is little to compute;
+            ``"steps"`` for a pass and an update each; None for the first if it can run and the network asks for no
+            ``kernel`` or ``chunk_size``. :func:`descent_kernel_for` says which one that is.
 
     Returns:
         ``(iterations,)``: the cost at the start of each iteration, on the network's device.
@@ -41,6 +48,7 @@ def gradient_descent(
     Raises:
         ValueError, TypeError, IndexError: an argument does not fit; the message names it. Nothing has changed then.
         ImportError: ``progress`` without rich.
+        RuntimeError: ``kernel`` cannot run here, or not on these arguments; the message says why.
 
     >>> net = TwoLayerNet(1, 4, 1, activation="tanh", generator=torch.Generator().manual_seed(0))
     >>> X, Y = torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([0, 1, 0])
@@ -59,8 +67,14 @@ def gradient_descent(
         raise ValueError(
             f"net must hold its weights itself, got {sorted(others)}, which they follow from: use backward='autograd'"
         )
+    if net.W1.is_cuda and net.backward != "autograd":
+        net.loss_and_grads(X, Y, sample_weight=sample_weight)  # raises what is to be raised
+    by = descent_kernel_for(net, X, Y, callback=callback, kernel=kernel)
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)
     with _progress_bar(iterations) if progress else nullcontext() as show:
+        if by != "steps":
+            _in_few_launches(net, X, Y, costs, learning_rate, sample_weight, show)
+            return costs
         for i in range(iterations):
             J, grads = gradients(net, X, Y, sample_weight=sample_weight)
             costs[i] = J
@@ -72,6 +86,68 @@ def gradient_descent(
             if show is not None:
                 show(i, J)
     return costs
+
+
+def descent_kernel_for(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, *, callback: Callback | None = None, kernel: str | None = None
+) -> str:
+    """What :func:`gradient_descent` takes with these arguments: ``"triton_descent"`` or ``"steps"``.
+
+    Raises:
+        ValueError: there is no such ``kernel``.
+        RuntimeError: it cannot run here, or not on these arguments; the message says why.
+
+    >>> descent_kernel_for(TwoLayerNet(2, 4, 1), torch.ones(5, 2), torch.ones(5))
+    'steps'
+    """
+    if kernel is not None:
+        one_of("kernel", kernel, KERNELS)
+    if kernel == "steps" or (kernel is None and (net.kernel, net.chunk_size) != (None, None)):
+        return "steps"
+    reason = _why_no_kernel(net, X, Y, callback)
+    if kernel is not None and reason is not None:
+        raise RuntimeError(f"kernel {kernel!r} cannot run: {reason}")
+    return "triton_descent" if reason is None else "steps"
+
+
+def _why_no_kernel(net: TwoLayerNet, X: Tensor, Y: Tensor, callback: Callback | None) -> str | None:
+    if net.backward == "autograd":
+        return "it goes by the notes' equations, and mode 'autograd' by PyTorch"
+    if callback is not None:
+        return "it goes through all iterations by itself, and callback waits for each"
+    parameters = _trainable(net)
+    if len(parameters) < 4 or not all(V.is_contiguous() for V in parameters.values()):
+        return "it changes all four parameters, contiguous ones"
+    if isinstance(X, Tensor) and X.ndim != 2:
+        return f"it reads X of shape (m, n_x), not {tuple(X.shape)}"
+    return gpu.why_not("triton_descent", X, Y, net.W1, net.W2)
+
+
+def _in_few_launches(
+    net: TwoLayerNet,
+    X: Tensor,
+    Y: Tensor,
+    costs: Tensor,
+    learning_rate: float,
+    sample_weight: Tensor | None,
+    show: Callable[[int, Tensor], None] | None,
+) -> None:
+    """All iterations at once, or as many as the progress bar waits for."""
+    options = {
+        "activation": net.activation,
+        "task": net.task,
+        "sample_weight": sample_weight,
+        "class_weight": net.class_weight,
+        "label_smoothing": net.label_smoothing,
+    }
+    for part in costs.split(len(costs) if show is None else max(1, len(costs) // 200)):
+        gpu.module("triton_descent").gradient_descent(
+            X, Y, net.W1, net.b1, net.W2, net.b2, learning_rate=learning_rate, costs=part, **options
+        )
+        if show is not None:
+            show(part.storage_offset(), part[0])
+    if show is not None:
+        show(len(costs) - 1, costs[-1])
 
 
 def _trainable(net: TwoLayerNet) -> dict[str, Tensor]:

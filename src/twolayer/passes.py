@@ -10,9 +10,9 @@ from torch import Tensor
 
 from twolayer import streaming
 from twolayer.checks import no_autocast, one_of, positive_int
-from twolayer.kernels import cpu
+from twolayer.kernels import cpu, gpu
 
-KERNELS = ("torch", "cpu")
+KERNELS = ("torch", "cpu", *gpu.KERNELS)
 
 
 def check_pass(chunk_size: int | None = None, kernel: str | None = None, backward: str = "streamed") -> None:
@@ -35,19 +35,21 @@ def kernel_for(
     X: Tensor,
     Y: Tensor,
     W1: Tensor,
+    W2: Tensor,
     *,
     sample_weight: Tensor | None = None,
     chunk_size: int | None = None,
     kernel: str | None = None,
 ) -> str:
-    """The kernel that a pass over these arguments takes: ``"torch"`` for PyTorch's operators, or ``"cpu"``.
+    """The kernel that a pass over these arguments takes: ``"torch"`` for PyTorch's operators, ``"cpu"``, or one of
+    :mod:`twolayer.kernels.gpu`.
 
     That is the pass of :func:`twolayer.functional.loss_and_grads`, and that of the mode ``"streamed"`` for cost and
     gradients. What else there is runs in PyTorch's operators.
 
     Args:
-        X, Y, W1, sample_weight: those of the call, ``X`` as ``(m, n_x)``. Shapes, strides, dtypes and devices matter,
-            values do not.
+        X, Y, W1, W2, sample_weight: those of the call, ``X`` as ``(m, n_x)``. Shapes, strides, dtypes and devices
+            matter, values do not.
         chunk_size: is for PyTorch's operators alone; where it is given, they run.
         kernel: the one that is asked for, or None for the fastest that can run.
 
@@ -56,16 +58,25 @@ def kernel_for(
         RuntimeError: it cannot run here, or not on these arguments; the message says why.
 
     >>> import torch
-    >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), chunk_size=2)
+    >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), torch.ones(1, 3), chunk_size=2)
     'torch'
     """
     check_pass(chunk_size, kernel)
     if kernel == "torch" or (kernel is None and chunk_size is not None):
         return "torch"
-    reason = cpu.why_not(X, Y, W1, sample_weight)
-    if kernel == "cpu" and reason is not None:
-        raise RuntimeError(f"kernel 'cpu' cannot run: {reason}")
-    return "torch" if reason is not None else "cpu"
+    for name in KERNELS[1:] if kernel is None else [kernel]:
+        reason = _why_not(name, X, Y, W1, W2, sample_weight)
+        if reason is None:
+            return name
+    if kernel is not None:
+        raise RuntimeError(f"kernel {kernel!r} cannot run: {reason}")
+    return "torch"
+
+
+def _why_not(kernel: str, X: Tensor, Y: Tensor, W1: Tensor, W2: Tensor, sample_weight: Tensor | None) -> str | None:
+    if kernel == "cpu":
+        return cpu.why_not(X, Y, W1, sample_weight)
+    return gpu.why_not(kernel, X, Y, W1, W2)
 
 
 def loss_and_grads(
@@ -83,7 +94,11 @@ def loss_and_grads(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """:func:`twolayer.streaming.loss_and_grads` by the kernel that :func:`kernel_for` names."""
     options["sample_weight"] = sample_weight
-    if kernel_for(X, Y, W1, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel) == "cpu":
+    kernel = kernel_for(X, Y, W1, W2, sample_weight=sample_weight, chunk_size=chunk_size, kernel=kernel)
+    if kernel == "cpu":
         return cpu.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
     with no_autocast(W1.device):
-        return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)
+        if kernel == "torch":
+            return streaming.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, **options)
+        found: tuple[Tensor, dict[str, Tensor]] = gpu.module(kernel).loss_and_grads(X, Y, W1, b1, W2, b2, **options)
+        return found

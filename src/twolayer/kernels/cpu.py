@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
+from twolayer.kernels import memory
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
@@ -102,18 +103,13 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
         return f"it runs on a CPU, and W1 is on {W1.device}"
     if not W1.dtype == X.dtype == torch.float32:
         return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
-    for name, V in (("X", X), ("W1", W1), ("Y", Y)):
-        if type(V) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(V):
-            return f"it reads memory, and {name} has none of its own inside a transform"
-    if torch._C._len_torch_dispatch_stack():
-        return "it reads memory, and there may be none inside a trace"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
     if sample_weight is not None and not (sample_weight.dtype == torch.float32 and sample_weight.is_contiguous()):
         return "it reads contiguous float32 weights"
-    for name, V in (("X", X), ("Y", Y)):
-        if V.ndim == 2 and V.shape[1] > 1 and V.stride(1) != 1:
-            return f"it reads rows, and {name} has strides {V.stride()}"
+    reason = memory.why_not(X, Y, W1)
+    if reason is not None:
+        return reason
     library = _load()
     return library if isinstance(library, str) else None
 

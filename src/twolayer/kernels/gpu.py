@@ -1,0 +1,58 @@
+"""The kernels for a GPU, by name. Triton, in which they are written, is imported when a CUDA tensor asks for one.
+
+``"triton_narrow"``
+    One pass over the examples, weights and sums in registers: :mod:`twolayer.kernels.triton_narrow`.
+``"triton_wide"``
+    Two kernels, by tiles of examples and by slabs of hidden units: :mod:`twolayer.kernels.triton_wide`.
+``"triton_chunked"``
+    Chunks of examples, products by cuBLAS: :mod:`twolayer.kernels.triton_chunked`.
+"""
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from twolayer.kernels import memory
+
+KERNELS = ("triton_narrow", "triton_wide", "triton_chunked")
+COMPUTE_CAPABILITY = (9, 0)
+"""For which tiles are cut, and for which the tests look at the machine code."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@cache
+def triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def module(kernel: str) -> ModuleType:
+    return import_module(f"twolayer.kernels.{kernel}")
+
+
+def why_not(kernel: str, X: Tensor, Y: Tensor, W1: Tensor, W2: Tensor) -> str | None:
+    """What keeps the kernel of that name from a call, or None."""
+    if W1.device.type != "cuda":
+        return f"it runs on CUDA, and W1 is on {W1.device}"
+    if not triton_is_installed():
+        return "Triton is not installed"
+    capability = torch.cuda.get_device_capability(W1.device)
+    if capability != COMPUTE_CAPABILITY:
+        return f"it is built for compute capability {COMPUTE_CAPABILITY}, and {W1.device} has {capability}"
+    return memory.why_not(X, Y, W1) or why_not_of_these(kernel, X, Y, W1, W2)
+
+
+def why_not_of_these(kernel: str, X: Tensor, Y: Tensor, W1: Tensor, W2: Tensor) -> str | None:
+    """The same, of dtypes and sizes alone."""
+    if X.dtype not in DTYPES:
+        return f"it multiplies float32, bfloat16 and float16, and X is {X.dtype}"
+    if W1.dtype not in (torch.float32, X.dtype):
+        return f"it reads parameters of float32 or of the dtype of X, {X.dtype}, and W1 is {W1.dtype}"
+    if Y.is_complex() or Y.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return f"it reads no targets of {Y.dtype}"
+    (n_x,), (n_y, n_h) = X.shape[1:], W2.shape
+    reason: str | None = module(kernel).why_not(X, n_x, n_h, n_y)
+    return reason
