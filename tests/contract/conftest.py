@@ -1,10 +1,12 @@
 """Fixtures of the contract's tests, and the option that writes their page: ``--contract-page docs/contract.md``."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from problems import Problem, assert_equal, problem
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -53,6 +55,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if missing:
             raise pytest.UsageError(f"the page shows the whole contract, but nothing ran for {missing}")
         path.write_text(written(stash[cells], stash[locations]), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> Iterator[None]:
+    """What one test compiles does not count for the next: Dynamo compiles the same code only eight times."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(params=BACKWARDS)
