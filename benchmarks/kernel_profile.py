@@ -63,6 +63,7 @@ def main() -> None:
     if sys.argv[1:]:
         repeat(LARGE[int(sys.argv[1])])
         return
+    torch.set_num_threads(1)  # for the foot of the page
     parts = list(PARTS.values())
     rows = []
     for index, shape in enumerate(LARGE):

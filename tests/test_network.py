@@ -294,3 +294,20 @@ def test_an_optimizer_brings_the_cost_down(activation, task, backward):
         net.loss(p.X, p.Y).backward()
         optimizer.step()
     assert net.loss(p.X, p.Y) < 0.1 * start
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@backwards
+@tasks
+def test_the_gradient_that_comes_in_scales_those_that_go_out(task, backward, reduction):
+    p = problem("tanh", task)
+    net, layers = p.net(backward=backward), p.sequential()
+    L = TRUE_LOSSES[task](layers(p.X), p.Y)
+    expected = torch.autograd.grad(-2.5 * getattr(L, reduction)(), list(layers.parameters()))
+    for scale in (-2.5, 0.0):
+        incoming = torch.tensor(scale, dtype=torch.float64)
+        found = torch.autograd.grad(net.loss(p.X, p.Y, reduction=reduction), list(net.parameters()), incoming)
+        if scale:
+            assert_equal(found, expected)
+        else:
+            assert not any(dV.any() for dV in found)

@@ -39,8 +39,8 @@ def saved_for_jvp(ctx: Any) -> Iterator[tuple[Any, ...]]:
 class LightFunction(Function):
     """A Function whose call costs less: PyTorch's own binds its arguments to the signature of ``forward`` each time.
 
-    That, done for defaults and keywords, which the Functions here do not have, takes a sixth of a training step on a
-    few hundred examples. All else that it does outside ``torch.func`` is done here too.
+    That is for defaults and keywords, which the Functions here do not have. All else that it does outside
+    ``torch.func`` is done here too.
     """
 
     @classmethod
@@ -176,8 +176,8 @@ class Cost(LightFunction):
 class Loss(LightFunction):
     """``(X, Y, W1, b1, W2, b2) → (J, Z2, A1)``: :class:`Network`, :class:`Cost` and the sum or mean over the examples.
 
-    Of a few hundred examples, a Function costs as much as the arithmetic: one instead of two, and their sum's own, is
-    a third of a training step. ``Z2`` and ``A1`` are outputs for the reason that :class:`Network` has.
+    One call of a Function instead of two, and no sum or mean to differentiate, which counts where there are few
+    examples. ``Z2`` and ``A1`` are outputs for the reason that :class:`Network` has.
     """
 
     generate_vmap_rule = True

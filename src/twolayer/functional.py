@@ -5,7 +5,8 @@ Three ways to the same gradient, chosen by ``backward=``:
 ``"autograd"``
     PyTorch differentiates the forward pass.
 ``"manual"``
-    The notes' equations, in the Functions of :mod:`twolayer.autograd`, which keep ``X`` and ``A1``.
+    The notes' equations, in the Functions of :mod:`twolayer.autograd`, which keep ``X``, ``A1`` and
+    at most what has the size of the logits.
 ``"streamed"``
     The notes' equations in passes over a chunk of examples at a time, in the Functions of
     :mod:`twolayer.autograd_streamed`. Nothing of size ``m × n_h`` exists at any time, for first and second
@@ -226,8 +227,8 @@ def loss_and_grads(
         chunk_size: examples at a time. With None, as many as :func:`twolayer.chunks.default_chunk_size` says, or as
             the kernel takes. So memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
             mapped from files larger than the memory. Inside torch.compile and torch.func, all go at once.
-        kernel: ``"torch"`` for PyTorch's operators, ``"cpu"`` for the compiled kernel, or None for the faster of those
-            that can run; :func:`kernel_for` says which one that is.
+        kernel: ``"torch"`` for PyTorch's operators, ``"cpu"`` for the compiled kernel, one of
+            :mod:`twolayer.kernels.gpu`, or None for the first that can run; :func:`kernel_for` says which one that is.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:

@@ -34,8 +34,8 @@ class TwoLayerNet(nn.Module):
         class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
         label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
         chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
-        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, or None for the
-            fastest that can, see :func:`twolayer.functional.kernel_for`.
+        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, one of
+            :mod:`twolayer.kernels.gpu`, or None for the first that can, see :func:`twolayer.functional.kernel_for`.
         generator: source of the random start, for a start that can be repeated.
         device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
 
