@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import PARAMETERS, problem, relative_error
+from problems import PARAMETERS, problem, relative_error, run_kernel
 from test_streaming import run, truth
 from torch.nn import functional as F
 
-from twolayer import passes
+from twolayer import functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.kernels import cpu
 from twolayer.tasks import PAIRING, TASKS
@@ -45,7 +45,7 @@ def assert_true(p, found, weights=None, **options):
 
 
 def kernel(p, **options):
-    return cpu.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation=p.activation, task=p.task, **options)
+    return run_kernel(cpu, p, **options)
 
 
 def of_size(activation, task, *, scale=1.0, **sizes):
@@ -123,7 +123,7 @@ def test_sums_do_not_get_worse_as_the_examples_get_more():
     p.X, p.Y = torch.randn(m, 3, generator=generator), torch.rand(m, generator=generator)
     J, grads = kernel(p)
     options = {"activation": "tanh", "task": "binary"}
-    true_J, truth = passes.loss_and_grads(p.X.double(), p.Y, *(V.double() for V in p.network[1:]), **options)
+    true_J, truth = functional.loss_and_grads(p.X.double(), p.Y, *(V.double() for V in p.network[1:]), **options)
     assert relative_error(J, true_J) < 1e-6
     for name, dV in truth.items():
         assert relative_error(grads[name], dV) < 1e-5
@@ -241,34 +241,34 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_it_does_not_take_goes_to_torch_and_raises_where_asked_for(reason):
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "cpu"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "cpu"
     arguments = REFUSED[reason](p)
-    assert passes.kernel_for(*arguments, p.W2) == "torch"
+    assert functional.kernel_for(*arguments, p.W2) == "torch"
     with pytest.raises(RuntimeError, match=f"kernel 'cpu' cannot run: .*{reason}"):
-        passes.kernel_for(*arguments, p.W2, kernel="cpu")
+        functional.kernel_for(*arguments, p.W2, kernel="cpu")
 
 
 def test_weights_that_it_does_not_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     for sample_weight in (torch.rand(53).double(), torch.rand(106)[::2]):
-        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
+        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
 
 
 def test_inside_a_transform_there_is_no_memory_to_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     seen = []
-    torch.func.vmap(lambda X: seen.append(passes.kernel_for(X, p.Y, p.W1, p.W2)) or X)(p.X.expand(2, 53, 5))
-    torch.func.grad(lambda W1: seen.append(passes.kernel_for(p.X, p.Y, W1, p.W2)) or W1.sum())(p.W1)
+    torch.func.vmap(lambda X: seen.append(functional.kernel_for(X, p.Y, p.W1, p.W2)) or X)(p.X.expand(2, 53, 5))
+    torch.func.grad(lambda W1: seen.append(functional.kernel_for(p.X, p.Y, W1, p.W2)) or W1.sum())(p.W1)
     assert seen == ["torch", "torch"]
 
 
 def test_chunks_are_obeyed():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10) == "torch"
     with pytest.raises(ValueError, match=r"chunk_size must be None for kernel 'cpu', .* got 10"):
-        passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
+        functional.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
     with pytest.raises(ValueError, match=r"kernel must be one of 'torch', 'cpu', .*, got 'gpu'"):
-        passes.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
+        functional.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
 
 
 @pytest.fixture
@@ -284,17 +284,19 @@ def test_without_a_compiler_torch_runs(fresh, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(fresh))
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler"):
-        passes.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu")
+        functional.loss_and_grads(
+            *p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu"
+        )
 
 
 def test_a_compiler_that_fails_is_heard_once(fresh, monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -c 'raise SystemExit(\"out of ink\")'")
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     with pytest.warns(UserWarning, match="the CPU kernel is not used: .*out of ink"):
-        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     assert not list(fresh.rglob("*.so"))
 
 

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from twolayer.checks import positive_int
+from twolayer.arguments import positive_int
 from twolayer.training import LitTwoLayer
 
 

@@ -26,11 +26,10 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanSquaredError, R2Score
 
+from twolayer.arguments import positive_int
 from twolayer.blocks import aligned_steps, only_the_optimizer_s, why_not_in_blocks
-from twolayer.checks import positive_int
-from twolayer.descent import by_autograd
 from twolayer.loading import Block, TensorLoader
-from twolayer.network import TwoLayerNet
+from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.standardization import Standardize
 
 Batch = tuple[Tensor, Tensor]
@@ -281,7 +280,7 @@ class LitTwoLayer(L.LightningModule):
         )
 
         def gradients(X: Tensor, T: Tensor) -> Tensor:
-            J, grads = net.loss_and_grads(X, T) if by_equations else by_autograd(net, X, T)
+            J, grads = net.loss_and_grads(X, T) if by_equations else gradients_by_autograd(net, X, T)
             if processes > 1:
                 grads = _averaged(grads)
             for name, V in parameters.items():

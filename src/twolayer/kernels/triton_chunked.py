@@ -161,4 +161,4 @@ def _product(A: Tensor, B: Tensor) -> Tensor:
 
 
 loss_and_grads = partial(run, plan)
-"""As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it."""
+"""As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it."""

@@ -4,16 +4,16 @@ Examples and parameters stand in registers from the first iteration to the last,
 products are so small that tensor cores would not help: they are formed element by element, in float32.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from twolayer.equations import Parameters
 from twolayer.kernels.triton_equations import activation, load_block, output, prime, store_block
 from twolayer.kernels.triton_launch import Launch, Pass
+from twolayer.tasks import Examples, Objective
 
 
 @triton.jit
@@ -105,14 +105,15 @@ def plan(p: Pass, costs: Tensor, learning_rate: float) -> Launch:
 
 
 @torch.no_grad()
-def gradient_descent(*network: Tensor, costs: Tensor, learning_rate: float, **options: Any) -> None:
+def gradient_descent(
+    examples: Examples, parameters: Parameters, objective: Objective, *, costs: Tensor, learning_rate: float
+) -> None:
     """As many iterations as ``costs`` has room for; it is filled, and the parameters, contiguous ones, are changed.
 
     Args:
-        network: ``X, Y, W1, b1, W2, b2``.
         costs: ``(iterations,)``.
-        options: those of :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against them.
+        others: as for :func:`twolayer.kernels.chunked.loss_and_grads`, if :func:`why_not` has nothing against them.
     """
-    with torch.cuda.device_of(network[0]):
-        plan(Pass(*network, **options), costs, learning_rate)()
-    increment_version(network[2:])  # autograd does not see what a kernel writes
+    with torch.cuda.device_of(examples.X):
+        plan(Pass(examples, parameters, objective), costs, learning_rate)()
+    increment_version(parameters)  # autograd does not see what a kernel writes

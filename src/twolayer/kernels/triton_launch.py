@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
-from twolayer.tasks import PAIRING
+from twolayer.equations import Parameters
+from twolayer.tasks import PAIRING, Examples, Objective
 
 STAGES = 2
 """Of the pipeline that loads tiles ahead."""
@@ -58,7 +59,7 @@ class Launch(NamedTuple):
 class Pass:
     """A call of ``loss_and_grads``: its arguments as kernels take them, the buffers that they fill, the result.
 
-    Args: as for :func:`twolayer.streaming.loss_and_grads`.
+    Args: as for :func:`twolayer.kernels.chunked.loss_and_grads`.
     """
 
     errors: Tensor | None
@@ -69,24 +70,11 @@ class Pass:
     """``(slots, n_y + 2)``, each row ``db2, J, Σ w`` of some of the examples."""
 
     def __init__(
-        self,
-        X: Tensor,
-        Y: Tensor,
-        W1: Tensor,
-        b1: Tensor,
-        W2: Tensor,
-        b2: Tensor,
-        *,
-        activation: str,
-        task: str,
-        sample_weight: Tensor | None = None,
-        class_weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        reduction: str = "mean",
-        input_gradient: bool = False,
+        self, examples: Examples, parameters: Parameters, objective: Objective, input_gradient: bool = False
     ) -> None:
-        (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
-        self.X, self.dtype, self.rows = X, W1.dtype, rows_of_a_tile(X)
+        (X, Y, sample_weight, class_weight), task = examples, objective.task
+        (self.m, self.n_x), (self.n_y, self.n_h) = X.shape, parameters.W2.shape
+        self.X, self.dtype, self.rows = X, parameters.W1.dtype, rows_of_a_tile(X)
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
         self.unit: Tensor | None = None
@@ -100,10 +88,7 @@ class Pass:
         self.arguments: dict[str, Any] = {
             "X": X,
             "Y": Y.view(torch.uint8) if Y.dtype == torch.bool else Y,
-            "W1": W1.contiguous(),
-            "b1": b1.contiguous(),
-            "W2": W2.contiguous(),
-            "b2": b2.contiguous(),
+            **{name: V.contiguous() for name, V in parameters._asdict().items()},
             "sample_weight": None if sample_weight is None else sample_weight.contiguous(),
             "class_weight": None if class_weight is None else class_weight.to(torch.float32).contiguous(),
             "m": self.m,
@@ -112,13 +97,13 @@ class Pass:
             "n_y": self.n_y,
             "X_stride": X.stride(0),
             "Y_stride": Y.stride(0),
-            "smoothing": float(label_smoothing),
+            "smoothing": float(objective.label_smoothing),
             "unit": self.unit,
-            "ACTIVATION": activation,
+            "ACTIVATION": objective.activation,
             "SLOPE": LEAKY_RELU_SLOPE,
             "TASK": task,
             "CLASS_INDICES": task == "multiclass" and not Y.is_floating_point(),
-            "MEAN": reduction == "mean",
+            "MEAN": objective.reduction == "mean",
             "PRECISION": precision(X),
         }
 
@@ -151,14 +136,12 @@ class Pass:
         n, block = self.sums.shape[1], 64
         return self.launch(reduce, (triton.cdiv(n + self.n_y + 1, block),), {"n": n, "BLOCK": block}, warps=4)
 
-    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        shapes = {"W1": (self.n_h, self.n_x), "b1": (self.n_h,), "W2": (self.n_y, self.n_h), "b2": (self.n_y,)}
-        parts = self.grads.split([torch.Size(shape).numel() for shape in shapes.values()])
-        grads = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    def result(self) -> tuple[Tensor, Tensor | None, Parameters]:
+        shapes = [(self.n_h, self.n_x), (self.n_h,), (self.n_y, self.n_h), (self.n_y,)]
+        parts = self.grads.split([torch.Size(shape).numel() for shape in shapes])
+        grads = Parameters(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
         J, share = self.J
-        if self.dX is not None:
-            grads["X"] = self.dX.mul_(share)
-        return J, grads
+        return J, None if self.dX is None else self.dX.mul_(share), grads
 
 
 @triton.jit
@@ -194,10 +177,17 @@ def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
     return total
 
 
-def run(plan: Callable[[Pass], Sequence[Any]], *network: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`twolayer.streaming.loss_and_grads` by the launches that are planned."""
-    with torch.cuda.device_of(network[0]), torch.no_grad():
-        p = Pass(*network, **options)
+def run(
+    plan: Callable[[Pass], Sequence[Any]],
+    examples: Examples,
+    parameters: Parameters,
+    objective: Objective,
+    *,
+    input_gradient: bool = False,
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """:func:`twolayer.kernels.chunked.loss_and_grads` by the launches that are planned."""
+    with torch.cuda.device_of(examples.X), torch.no_grad():
+        p = Pass(examples, parameters, objective, input_gradient)
         for launch in plan(p):
             launch()
         p.reduced()()

@@ -201,4 +201,4 @@ def _tiles(p: Pass) -> tuple[int, int, dict[str, int]]:
 
 
 loss_and_grads = partial(run, plan)
-"""As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it."""
+"""As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it."""
