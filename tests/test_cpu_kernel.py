@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import PARAMETERS, problem, relative_error, run_kernel
+from problems import PARAMETERS, Problem, problem, relative_error, run_kernel
 from test_streaming import run, truth
 from torch.nn import functional as F
 
@@ -142,9 +142,8 @@ def test_activations_are_good_to_some_last_places(activation):
     z = torch.cat([torch.linspace(-12, 12, 801), torch.logspace(-30, 2, 200), -torch.logspace(-30, 2, 200)])
     one, zero = torch.ones(1, 1), torch.zeros(1)
     for x in z:
-        _, grads = cpu.loss_and_grads(
-            x.view(1, 1), one * 0, one, zero, one, zero, activation=activation, task="regression"
-        )
+        p = Problem(activation, "regression", x.view(1, 1), one, zero, one, zero, one * 0)
+        _, grads = kernel(p)
         a = getattr(torch, activation)(x.double())
         if a.abs() > torch.finfo(torch.float32).tiny:  # less is flushed to zero
             assert abs(grads["b2"] - a) <= 2 * EPS * abs(a)
@@ -156,7 +155,7 @@ def test_the_cost_is_finite_and_exact_for_any_logits():
     for x in z:
         for y in (0.0, 0.3, 1.0):
             Y = torch.full((1, 1), y)
-            J, grads = cpu.loss_and_grads(x.view(1, 1), Y, one, zero, one, zero, activation="leaky_relu", task="binary")
+            J, grads = kernel(Problem("leaky_relu", "binary", x.view(1, 1), one, zero, one, zero, Y))
             logit = F.leaky_relu(x).double()
             torch.testing.assert_close(
                 J.double(), F.binary_cross_entropy_with_logits(logit, Y.double()[0, 0]), rtol=4 * EPS, atol=1e-37
@@ -335,13 +334,15 @@ def test_processes_that_build_at_once_build_the_same(fresh):
 MEMORY = """
 import resource, sys
 import torch
+from twolayer.equations import Parameters
 from twolayer.kernels import cpu
+from twolayer.tasks import Examples, Objective
 m = int(sys.argv[1])
 X, Y = torch.rand(m, 8), torch.rand(m)
-parameters = [torch.rand(64, 8), torch.rand(64), torch.rand(1, 64), torch.rand(1)]
-cpu.loss_and_grads(X[:20000], Y[:20000], *parameters, activation="tanh", task="binary")
+parameters = Parameters(torch.rand(64, 8), torch.rand(64), torch.rand(1, 64), torch.rand(1))
+cpu.loss_and_grads(Examples(X[:20000], Y[:20000]), parameters, Objective("tanh", "binary"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cpu.loss_and_grads(X, Y, *parameters, activation="tanh", task="binary")
+cpu.loss_and_grads(Examples(X, Y), parameters, Objective("tanh", "binary"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

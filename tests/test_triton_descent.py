@@ -54,7 +54,7 @@ def assert_descends_alike(p, weights=None, iterations=ITERATIONS, progress=False
 def anywhere(monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
-        monkeypatch.setattr(choice, "DEVICES", {"triton_descent": "cpu"})
+        monkeypatch.setitem(choice.DEVICES, "triton_descent", "cpu")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -24,6 +24,7 @@ from torch import Tensor
 from twolayer import arguments, context
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import autograd, gradients, manual, streamed
+from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels.choice import Plan
 from twolayer.tasks import PAIRING, Examples, Objective
@@ -338,7 +339,7 @@ def kernel_for(
     'torch'
     """
     plan = arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases are like the weights
+    parameters = Parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases are like the weights
     return choice.kernel_for(Examples(X, Y, sample_weight), parameters, Objective(activation, PAIRING), plan)
 
 
