@@ -332,3 +332,21 @@ class TwoLayerNet(nn.Module):
         options = ("activation", "task", "init", "backward", *(("chunk_size",) if self.chunk_size else ()))
         names = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
         return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"
+
+
+@torch.enable_grad()
+def gradients_by_autograd(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, sample_weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cost and its gradients as ``net.loss_and_grads``, by name, but from PyTorch's graph of ``net.loss``.
+
+    Parameters that require no gradient have none.
+
+    >>> net = TwoLayerNet(2, 4, 1)
+    >>> J, grads = gradients_by_autograd(net, torch.ones(5, 2), torch.ones(5))
+    >>> torch.allclose(grads["W1"], net.loss_and_grads(torch.ones(5, 2), torch.ones(5))[1]["W1"])
+    True
+    """
+    parameters = {name: V for name, V in net.named_parameters() if V.requires_grad}
+    J = net.loss(X, Y, sample_weight=sample_weight)
+    return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))
