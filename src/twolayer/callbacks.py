@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from twolayer.arguments import positive_int
-from twolayer.training import LitTwoLayer
+from twolayer.training.module import LitTwoLayer
 
 
 class GradNormQuantiles(Callback):
