@@ -104,6 +104,8 @@ def why_not(examples: Examples, parameters: Parameters, objective: Objective) ->
     W1 = parameters.W1
     if objective.activation not in ACTIVATIONS:
         return f"it knows no activation {objective.activation!r}"
+    if objective.task not in TASKS:
+        return f"it knows no task {objective.task!r}"
     if not W1.dtype == X.dtype == torch.float32:
         return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
     if Y.dtype not in DTYPES:
