@@ -89,6 +89,17 @@ def written_down() -> bool:
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
 
 
+def is_freed(V: Tensor) -> bool:
+    """Whether ``V`` should have memory, and has none any more: PyTorch's own operators may end the process then."""
+    return (
+        not torch.compiler.is_compiling()
+        and not is_traced(V)
+        and not is_transformed(V)
+        and V.untyped_storage().nbytes() == 0
+        and V.numel() > 0
+    )
+
+
 def can_look_at(V: Tensor) -> bool:
     """Whether values can be read at no cost: there are some, no GPU to wait for, no trace or transform to break."""
     return (

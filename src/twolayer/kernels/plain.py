@@ -94,7 +94,7 @@ def loss_and_grads(
     logits, kept = forward(X, parameters, objective.g)
     Z2 = at_least_float32(logits)
     Y, weights = objective.targets(examples, Z2)
-    share = objective.share(weights, len(Z2))
+    share = objective.share(weights, Z2)
     L = objective.formulas.loss(Z2, Y)
     J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else L.sum() * share
     dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
@@ -120,7 +120,7 @@ def hvp(
     X, W1, W2, A1 = kept
 
     Y, weights = objective.targets(examples, Z2)
-    share = objective.share(weights, len(Z2))
+    share = objective.share(weights, Z2)
     dZ2 = share * objective.formulas.error(Z2, Y)
     RdZ2 = objective.formulas.curvature(Z2, Y, RZ2)
     RdZ2 = share * (RdZ2 if tY is None else RdZ2 + tY)
