@@ -56,6 +56,17 @@ def positive_int(argument: str, value: int) -> int:
     return int(value)
 
 
+def dtype(value: torch.dtype, argument: str = "dtype") -> torch.dtype:
+    """``value`` if the equations can be computed in it.
+
+    Raises:
+        TypeError: they cannot.
+    """
+    if value not in DTYPES:
+        raise TypeError(f"{argument} must be of {_named(DTYPES)}, got {value}")
+    return value
+
+
 def dense(argument: str, V: Tensor) -> Tensor:
     """``V`` if it is a tensor that has all of its numbers in memory, as PyTorch's operators and the kernels read it.
 
@@ -141,8 +152,7 @@ def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
         raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
     if 0 in (*W1.shape, *b2.shape):
         raise ValueError(f"n_x, n_h, n_y must be at least 1, got {W1.shape[1]}, {W1.shape[0]}, {b2.shape[0]}")
-    if W1.dtype not in DTYPES:
-        raise TypeError(f"W1 must be of one of {_named(DTYPES)}, got {W1.dtype}")
+    dtype(W1.dtype, "W1")
     given = Parameters(W1, b1, W2, b2)
     for name, p in zip(Parameters._fields, given, strict=True):
         if p.device != W1.device:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.utils import unwrap_dead_wrappers as unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.nn import Parameter
@@ -71,6 +71,26 @@ def saved_for_jvp(ctx: Any) -> Iterator[tuple[Any, ...]]:
     with forward_ad._set_fwd_grad_enabled(True):
         # Level 0, the only one: the default asks Python's record of it, which a compiled graph does not keep.
         yield tuple(V if V is None else forward_ad.unpack_dual(V, level=0).primal for V in ctx.saved_tensors)
+
+
+# Hooks of modules
+
+HOOKS = {
+    "a forward pre-hook": "_forward_pre_hooks",
+    "a forward hook": "_forward_hooks",
+    "a backward pre-hook": "_backward_pre_hooks",
+    "a backward hook": "_backward_hooks",
+}
+
+
+def hooks_of(module: nn.Module) -> str | None:
+    """In words, a hook that runs when the module is called, or None: its own, or one of all modules."""
+    for words, name in HOOKS.items():
+        if getattr(module, name):
+            return words
+        if getattr(torch.nn.modules.module, f"_global{name}"):
+            return f"{words} of all modules"
+    return None
 
 
 # Traces and export

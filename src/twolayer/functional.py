@@ -118,6 +118,7 @@ def cost(
     tensor(0.3466)
     """
     objective = arguments.objective("relu", task, label_smoothing, reduction)  # any activation: it plays no part
+    arguments.dtype(arguments.dense("logits", logits).dtype, "logits")
     examples = Examples(logits, Y, sample_weight, class_weight)
     mode = _mode(backward)
     arguments.targets(examples, logits.shape, task)

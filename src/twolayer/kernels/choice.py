@@ -19,7 +19,7 @@ from torch import Tensor
 
 from twolayer import context
 from twolayer.equations import Parameters
-from twolayer.kernels import chunked, cpu, gpu, plain
+from twolayer.kernels import chunked, cpu, gpu, memory, plain
 from twolayer.tasks import PAIRING, Direction, Examples, Objective
 
 KERNELS = ("torch", "cpu", *gpu.KERNELS)
@@ -60,26 +60,12 @@ def why_not(kernel: str, examples: Examples, parameters: Parameters, objective: 
     device = parameters.W1.device
     if device.type != DEVICES[kernel]:
         return f"it runs on {DEVICES[kernel].upper()}, and W1 is on {device}"
-    reason = why_not_by_address(examples, parameters)
+    reason = memory.why_not(examples, parameters)
     if reason is not None:
         return reason
     if kernel == "cpu":
         return cpu.why_not(examples, parameters, objective)
     return gpu.why_not(kernel, examples, parameters, objective)
-
-
-def why_not_by_address(examples: Examples, parameters: Parameters) -> str | None:
-    """What keeps a kernel from reading tensors by their address, or None: a transform, a trace, or strides."""
-    X, Y, W1 = examples.X, examples.Y, parameters.W1
-    for name, V in (("X", X), ("W1", W1), ("Y", Y)):
-        if context.is_transformed(V):
-            return f"it reads memory, and {name} has none of its own inside a transform"
-        if context.is_traced(V):
-            return f"it reads memory, and inside a trace {name} may have none"
-    for name, V in (("X", X), ("Y", Y)):
-        if V.ndim == 2 and V.shape[1] > 1 and V.stride(1) != 1:
-            return f"it reads rows, and {name} has strides {V.stride()}"
-    return None
 
 
 def _torch(X: Tensor, parameters: Parameters, plan: Plan) -> tuple[ModuleType, dict[str, Any]]:
@@ -135,6 +121,8 @@ def _loss_and_grads(
     examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     kernel = kernel_for(examples, parameters, objective, plan)
+    if kernel != "torch":
+        examples, parameters = memory.readable(examples, parameters)
     if kernel == "cpu":
         return cpu.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
     by, options = _torch(examples.X, parameters, plan) if kernel == "torch" else (gpu.module(kernel), {})
