@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import autocast_enabled, can_look_at, is_freed
+from twolayer.context import autocast_enabled, can_look_at, is_expanded, is_freed
 from twolayer.equations import Parameters
 from twolayer.kernels.choice import KERNELS, Plan
 from twolayer.tasks import TASKS, Direction, Examples, Objective
@@ -76,6 +76,8 @@ def dense(argument: str, V: Tensor) -> Tensor:
     """
     if not isinstance(V, Tensor):
         raise TypeError(f"{argument} must be a tensor, got {type(V).__name__}")
+    if is_expanded(V):
+        return V
     if V.layout is not torch.strided or V.is_nested:
         raise TypeError(
             f"{argument} must be dense, got {'a nested tensor' if V.is_nested else V.layout}: use to_dense()"
@@ -147,7 +149,7 @@ def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
     """
     for name, p in (("W1", W1), ("b1", b1), ("W2", W2), ("b2", b2)):
         dense(name, p)
-    if not (W1.ndim == W2.ndim == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
+    if not (len(W1.shape) == len(W2.shape) == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
         shapes = ", ".join(str(tuple(p.shape)) for p in (W1, b1, W2, b2))
         raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
     if 0 in (*W1.shape, *b2.shape):

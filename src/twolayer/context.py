@@ -49,6 +49,11 @@ def is_transformed(V: Any) -> bool:
     )
 
 
+def is_expanded(V: Tensor) -> bool:
+    """Whether ``V`` is one of the expanded weights of PyTorch, which only its own layers take: Opacus' ``"ew"``."""
+    return type(V).__module__.startswith("torch.nn.utils._expanded_weights")
+
+
 def may_move(*tensors: Tensor | None) -> bool:
     """Whether a derivative along one of the tensors may be asked for, in any of the ways that PyTorch has."""
     along_tangents, along_gradients = forward_ad._current_level >= 0, torch.is_grad_enabled()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twolayer.backward.function import LightFunction, whole_in_graphs
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
@@ -78,11 +78,12 @@ class Cost(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         Z2, Y, ctx.task = inputs
-        ctx.save_for_backward(Z2, Y)
-        ctx.save_for_forward(Z2, Y)
+        keep(ctx, Z2, Y)
 
     @staticmethod
-    def backward(ctx: Any, dL: Tensor) -> Tensors:
+    def backward(ctx: Any, dL: Tensor | None) -> Tensors:
+        if dL is None:
+            return None, None, None
         Z2, Y = ctx.saved_tensors
         task = TASKS[ctx.task]
         scale = dL.unsqueeze(-1)
@@ -118,9 +119,7 @@ class Gradients(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *tensors, ctx.objective, ctx.plan = inputs
-        ctx.save_for_backward(*tensors, *output[1:])
-        ctx.save_for_forward(*tensors, *output[1:])
-        ctx.set_materialize_grads(False)
+        keep(ctx, *tensors, *output[1:])
         if ctx.objective.task == PAIRING:
             ctx.mark_non_differentiable(output[0])
 
@@ -173,9 +172,7 @@ class HessianProduct(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *tensors, ctx.objective, ctx.plan = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)
+        keep(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> Tensors:

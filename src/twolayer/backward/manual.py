@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
-from twolayer.backward.function import LightFunction, whole_in_graphs
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import autocast_dtype, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import plain
@@ -52,10 +52,7 @@ class Network(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         X, W1, _, W2, _, ctx.activation = inputs
-        kept = plain.Kept(X, W1, W2, output[1])
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-        ctx.set_materialize_grads(False)
+        keep(ctx, *plain.Kept(X, W1, W2, output[1]))
 
     @staticmethod
     def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -96,7 +96,8 @@ def loss_and_grads(
     Y, weights = objective.targets(examples, Z2)
     share = objective.share(weights, Z2)
     L = objective.formulas.loss(Z2, Y)
-    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else L.sum() * share
+    # Not a sum times a number, which PyTorch's vmap over no examples does not take.
+    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else (L * share).sum()
     dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
     dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
     return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
