@@ -411,10 +411,10 @@ def test_the_operators_are_what_they_claim(task, input_gradient, dtype):
     tensors = (p.X, p.Y, random_like(p.X[:, 0]).abs(), None, *p.network[1:])
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     check = partial(torch.library.opcheck, test_utils=utilities)
-    check(choice.OPERATORS["logits"], (*p.network, "tanh", 10))
-    check(choice.OPERATORS["loss_and_grads"], (*tensors, *options))
+    check(torch.ops.twolayer.logits.default, (*p.network, "tanh", 10, None))
+    check(torch.ops.twolayer.loss_and_grads.default, (*tensors, *options))
     t[:2] = t[0] if input_gradient else None, t[1] if task == PAIRING else None
-    check(choice.OPERATORS["hvp"], (*tensors, *t, *options))
+    check(torch.ops.twolayer.hvp.default, (*tensors, *t, *options))
 
 
 # Memory

@@ -51,7 +51,7 @@ def is_transformed(V: Any) -> bool:
 
 def is_expanded(V: Tensor) -> bool:
     """Whether ``V`` is one of the expanded weights of PyTorch, which only its own layers take: Opacus' ``"ew"``."""
-    return type(V).__module__.startswith("torch.nn.utils._expanded_weights")
+    return not torch.compiler.is_compiling() and "_expanded_weights" in type(V).__module__
 
 
 def may_move(*tensors: Tensor | None) -> bool:
@@ -88,13 +88,18 @@ HOOKS = {
 }
 
 
+ONLY_LOOK_ON = ("torch.utils.module_tracker",)
+"""Where hooks come from that change nothing: PyTorch's counter of floating point operations has one for all modules."""
+
+
 def hooks_of(module: nn.Module) -> str | None:
     """In words, a hook that runs when the module is called, or None: its own, or one of all modules."""
     for words, name in HOOKS.items():
         if getattr(module, name):
             return words
-        if getattr(torch.nn.modules.module, f"_global{name}"):
-            return f"{words} of all modules"
+        for hook in getattr(torch.nn.modules.module, f"_global{name}").values():
+            if getattr(hook, "__module__", None) not in ONLY_LOOK_ON:
+                return f"{words} of all modules"
     return None
 
 

@@ -28,6 +28,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.backward import autograd, gradients, manual, streamed
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
+from twolayer.kernels import operators as operators  # registers them
 from twolayer.kernels.choice import Plan
 from twolayer.tasks import PAIRING, Examples, Objective
 

@@ -194,7 +194,7 @@ class TwoLayerNet(nn.Module):
         >>> TwoLayerNet(2, 4, 1).called_otherwise() is None
         True
         """
-        if type(self).forward is not TwoLayerNet.forward or "forward" in vars(self):
+        if getattr(self.forward, "__func__", None) is not TwoLayerNet.forward:
             return "a forward of its own"
         return hooks_of(self)
 
@@ -299,7 +299,7 @@ class TwoLayerNet(nn.Module):
 
     def _current_parameters(self) -> Parameters:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
-        if stale := [name for name in Parameters._fields if name in vars(self)]:
+        if stale := [name for name in Parameters._fields if name in self.__dict__]:
             raise RuntimeError(
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"

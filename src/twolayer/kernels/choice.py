@@ -3,13 +3,12 @@
 - What a transform maps over or differentiates, and what torch.compile or an export writes down, is computed by
   :mod:`~twolayer.kernels.plain`, all examples at once.
 - What traces otherwise, such as the graph of a Function under torch.compile, meets each pass as one opaque operator of
-  PyTorch's, ``torch.ops.twolayer``, and knows only the shapes that come out.
+  PyTorch's, see :mod:`~twolayer.kernels.operators`.
 - Else a kernel runs, the fastest that can, or the one that is asked for by its name. None is swapped for another
   unseen: :func:`kernel_for` says which one a call takes, and one that is asked for runs or raises.
 - ``"torch"`` is :mod:`~twolayer.kernels.chunked`, or ``plain`` where the examples fit one chunk.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -84,7 +83,7 @@ def _all_at_once(*tensors: Tensor | None) -> bool:
     return context.written_down() or any(map(context.is_transformed, tensors))
 
 
-# Passes: each as a caller calls it, then as an operator, tensors and numbers one after the other.
+# Passes: each as a caller calls it, then what runs it where nothing looks on.
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
@@ -93,11 +92,12 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
         with context.no_autocast(X.device):
             return plain.logits(X, parameters, activation)
     if context.is_traced(X):
-        return OPERATORS["logits"](X, *parameters, activation, plan.chunk_size)
-    return _logits(X, parameters, activation, plan)
+        (Z2,) = torch.ops.twolayer.logits(X, *parameters, activation, plan.chunk_size, plan.kernel)
+        return Z2
+    return run_logits(X, parameters, activation, plan)
 
 
-def _logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+def run_logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
     by, options = _torch(X, parameters, plan)
     with torch.no_grad(), context.no_autocast(X.device):
         Z2: Tensor = by.logits(X, parameters, activation, **options)
@@ -112,12 +112,14 @@ def loss_and_grads(
         with context.no_autocast(examples.X.device):
             return plain.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
     if context.is_traced(examples.X):
-        J, *grads = OPERATORS["loss_and_grads"](*examples, *parameters, *vars(objective).values(), *vars(plan).values())
+        J, *grads = torch.ops.twolayer.loss_and_grads(
+            *examples, *parameters, *vars(objective).values(), *vars(plan).values()
+        )
         return J, grads[4] if plan.input_gradient else None, Parameters(*grads[:4])
-    return _loss_and_grads(examples, parameters, objective, plan)
+    return run_loss_and_grads(examples, parameters, objective, plan)
 
 
-def _loss_and_grads(
+def run_loss_and_grads(
     examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     kernel = kernel_for(examples, parameters, objective, plan)
@@ -143,15 +145,15 @@ def hvp(
             return plain.hvp(examples, parameters, direction, objective, input_gradient=plan.input_gradient)
     if context.is_traced(examples.X):
         options = (*vars(objective).values(), *vars(plan).values())
-        products = OPERATORS["hvp"](*examples, *parameters, tX, tY, *moving, *options)
+        products = torch.ops.twolayer.hvp(*examples, *parameters, tX, tY, *moving, *options)
         others = iter(products[4:])
         hX = next(others) if plan.input_gradient else None
         hY = next(others) if objective.task == PAIRING else None
         return Direction(hX, hY, Parameters(*products[:4]))
-    return _hvp(examples, parameters, direction, objective, plan)
+    return run_hvp(examples, parameters, direction, objective, plan)
 
 
-def _hvp(
+def run_hvp(
     examples: Examples, parameters: Parameters, direction: Direction, objective: Objective, plan: Plan
 ) -> Direction:
     by, options = _torch(examples.X, parameters, plan)
@@ -172,80 +174,3 @@ def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective:
         raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
     with context.no_autocast(examples.X.device):
         return chunked.per_sample_grad_norms(examples, parameters, objective, chunk_size=plan.chunk_size)
-
-
-EXAMPLES = "Tensor X, Tensor Y, Tensor? sample_weight, Tensor? class_weight"
-PARAMETERS = "Tensor W1, Tensor b1, Tensor W2, Tensor b2"
-DIRECTION = "Tensor? tX, Tensor? tY, Tensor tW1, Tensor tb1, Tensor tW2, Tensor tb2"
-OPTIONS = (
-    "str activation, str task, float label_smoothing, str reduction, int? chunk_size, str? kernel, bool input_gradient"
-)
-
-
-def _flat_logits(*arguments: Any) -> Tensor:
-    X, *others, activation, chunk_size = arguments
-    return _logits(X, Parameters(*others), activation, Plan(chunk_size))
-
-
-def _flat_loss_and_grads(*arguments: Any) -> list[Tensor]:
-    *tensors, objective, plan = _values(arguments)
-    J, dX, grads = _loss_and_grads(Examples(*tensors[:4]), Parameters(*tensors[4:]), objective, plan)
-    return [J, *grads, *([] if dX is None else [dX])]
-
-
-def _flat_hvp(*arguments: Any) -> list[Tensor]:
-    *tensors, objective, plan = _values(arguments)
-    direction = Direction(tensors[8], tensors[9], Parameters(*tensors[10:]))
-    hX, hY, product = _hvp(Examples(*tensors[:4]), Parameters(*tensors[4:8]), direction, objective, plan)
-    return [*product, *(V for V in (hX, hY) if V is not None)]
-
-
-def _shape_of_logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, *_: Any) -> Tensor:
-    return _like(W1, X.shape[0], W2.shape[0])
-
-
-def _shapes_of_loss_and_grads(*arguments: Any) -> list[Tensor]:
-    X, _, _, _, *parameters, _, plan = _values(arguments)
-    return [_like(parameters[0]), *map(_empty, parameters), *([_empty(X)] if plan.input_gradient else [])]
-
-
-def _shapes_of_hvp(*arguments: Any) -> list[Tensor]:
-    X, _, _, _, W1, b1, W2, b2, *_, objective, plan = _values(arguments)
-    hX = [_empty(X)] if plan.input_gradient else []
-    hY = [_like(W1, X.shape[0], W2.shape[0])] if objective.task == PAIRING else []
-    return [*map(_empty, (W1, b1, W2, b2)), *hX, *hY]
-
-
-def _values(arguments: tuple[Any, ...]) -> list[Any]:
-    """The tensors, and then the options as an objective and a plan."""
-    return [*arguments[:-7], Objective(*arguments[-7:-3]), Plan(*arguments[-3:])]
-
-
-def _empty(V: Tensor) -> Tensor:
-    return V.new_empty(V.shape)
-
-
-def _like(parameter: Tensor, *shape: int) -> Tensor:
-    return parameter.new_empty(shape, dtype=torch.promote_types(parameter.dtype, torch.float32))
-
-
-def _operator(name: str, schema: str, function: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
-    operator = torch.library.custom_op(f"twolayer::{name}", function, mutates_args=(), schema=schema)
-    operator.register_fake(shapes)
-    return operator
-
-
-OPERATORS = {
-    "logits": _operator(
-        "logits", f"(Tensor X, {PARAMETERS}, str activation, int? chunk_size) -> Tensor", _flat_logits, _shape_of_logits
-    ),
-    "loss_and_grads": _operator(
-        "loss_and_grads",
-        f"({EXAMPLES}, {PARAMETERS}, {OPTIONS}) -> Tensor[]",
-        _flat_loss_and_grads,
-        _shapes_of_loss_and_grads,
-    ),
-    "hvp": _operator(
-        "hvp", f"({EXAMPLES}, {PARAMETERS}, {DIRECTION}, {OPTIONS}) -> Tensor[]", _flat_hvp, _shapes_of_hvp
-    ),
-}
