@@ -1,6 +1,6 @@
 """What runs around a call: autocast, transforms, forward mode, traces, export. PyTorch's private names stand here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -109,6 +109,23 @@ def hooks_of(module: nn.Module) -> str | None:
 def is_traced(V: Tensor) -> bool:
     """Whether something looks on, such as a trace, for which a pass should be one operator."""
     return type(V) not in (Tensor, Parameter) or torch._C._len_torch_dispatch_stack() > 0
+
+
+FLOPS: dict[str, Callable[..., int]] = {}
+"""What counts the floating point operations of each of the package's operators, from its arguments."""
+
+
+def operator(name: str) -> Any:
+    """The package's operator of that name, of which whoever counts operations knows the number.
+
+    PyTorch's registry of such numbers would have to be imported first, and Triton with it.
+    """
+    found = getattr(torch.ops.twolayer, name)
+    for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+        registry = getattr(getattr(mode, "counter", mode), "flop_registry", None)
+        if registry is not None:
+            registry.setdefault(found, FLOPS[name])
+    return found
 
 
 def written_down() -> bool:

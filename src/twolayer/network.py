@@ -194,7 +194,7 @@ class TwoLayerNet(nn.Module):
         >>> TwoLayerNet(2, 4, 1).called_otherwise() is None
         True
         """
-        if getattr(self.forward, "__func__", None) is not TwoLayerNet.forward:
+        if type(self).forward is not TwoLayerNet.forward or "forward" in self.__dict__:
             return "a forward of its own"
         return hooks_of(self)
 

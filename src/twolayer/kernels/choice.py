@@ -92,7 +92,7 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
         with context.no_autocast(X.device):
             return plain.logits(X, parameters, activation)
     if context.is_traced(X):
-        (Z2,) = torch.ops.twolayer.logits(X, *parameters, activation, plan.chunk_size, plan.kernel)
+        (Z2,) = context.operator("logits")(X, *parameters, activation, plan.chunk_size, plan.kernel)
         return Z2
     return run_logits(X, parameters, activation, plan)
 
@@ -112,7 +112,7 @@ def loss_and_grads(
         with context.no_autocast(examples.X.device):
             return plain.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
     if context.is_traced(examples.X):
-        J, *grads = torch.ops.twolayer.loss_and_grads(
+        J, *grads = context.operator("loss_and_grads")(
             *examples, *parameters, *vars(objective).values(), *vars(plan).values()
         )
         return J, grads[4] if plan.input_gradient else None, Parameters(*grads[:4])
@@ -145,7 +145,7 @@ def hvp(
             return plain.hvp(examples, parameters, direction, objective, input_gradient=plan.input_gradient)
     if context.is_traced(examples.X):
         options = (*vars(objective).values(), *vars(plan).values())
-        products = torch.ops.twolayer.hvp(*examples, *parameters, tX, tY, *moving, *options)
+        products = context.operator("hvp")(*examples, *parameters, tX, tY, *moving, *options)
         others = iter(products[4:])
         hX = next(others) if plan.input_gradient else None
         hY = next(others) if objective.task == PAIRING else None

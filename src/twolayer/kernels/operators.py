@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from twolayer import context
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels.choice import Plan
@@ -77,21 +77,20 @@ def _like(parameter: Tensor, *shape: int) -> Tensor:
 # Floating point operations, as PyTorch counts them: two for each product of a matrix multiplication, and no others.
 
 
-def _flops_of_logits(X: Any, W1: Any, b1: Any, W2: Any, *_: Any, **__: Any) -> int:
-    return 2 * X[0] * (W1[0] * W1[1] + W2[0] * W2[1])
+def _flops_of_logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * len(X) * (W1.numel() + W2.numel())
 
 
-def _flops_of_loss_and_grads(
-    X: Any, Y: Any, _: Any, __: Any, W1: Any, b1: Any, W2: Any, *others: Any, **___: Any
-) -> int:
-    products = 2 + bool(others[-1])  # Z1 and dW1, and dX; Z2, dA1 and dW2
-    return 2 * X[0] * (products * W1[0] * W1[1] + 3 * W2[0] * W2[1])
+def _flops_of_loss_and_grads(*arguments: Any, **output: Any) -> int:
+    X, _, _, _, W1, _, W2, *_, plan = _values(arguments)
+    products = 2 + plan.input_gradient  # Z1 and dW1, and dX; Z2, dA1 and dW2
+    return 2 * len(X) * (products * W1.numel() + 3 * W2.numel())
 
 
-def _flops_of_hvp(X: Any, Y: Any, _: Any, __: Any, W1: Any, b1: Any, W2: Any, *others: Any, **___: Any) -> int:
-    tX, input_gradient = others[1] is not None, bool(others[-1])
-    products = 3 + 2 * tX + 2 * input_gradient  # Z1, RZ1, RdW1, and those of tX and of RdX
-    return 2 * X[0] * (products * W1[0] * W1[1] + 8 * W2[0] * W2[1])
+def _flops_of_hvp(*arguments: Any, **output: Any) -> int:
+    X, _, _, _, W1, _, W2, _, tX, *_, plan = _values(arguments)
+    products = 3 + 2 * (tX is not None) + 2 * plan.input_gradient  # Z1, RZ1 and RdW1; those of tX; those of RdX
+    return 2 * len(X) * (products * W1.numel() + 8 * W2.numel())
 
 
 def _define(
@@ -120,7 +119,7 @@ def _define(
         return tuple(by_place.get(i) for i in range(len(arguments)))
 
     operator.register_autograd(backward, setup_context=setup_context)
-    register_flop_formula(getattr(torch.ops.twolayer, name))(flops)
+    context.FLOPS[name] = flops
 
 
 _define(
