@@ -15,6 +15,7 @@ import triton.language as tl
 
 from twolayer.activations import ACTIVATIONS
 from twolayer.kernels import gpu, triton_chunked, triton_equations
+from twolayer.kernels.triton_equations import Cost, Network, Tile
 from twolayer.tasks import PAIRING, TASKS
 
 EPS = torch.finfo(torch.float32).eps
@@ -240,7 +241,7 @@ def test_an_infinite_input_saturates(family, kernel_device):
 @triton.jit
 def each_activation(Z, A, ACTIVATION: tl.constexpr, N: tl.constexpr):
     i = tl.arange(0, N)
-    tl.store(A + i, triton_equations.activation(tl.load(Z + i), ACTIVATION, 0.01, True))
+    tl.store(A + i, triton_equations.activation(tl.load(Z + i), ACTIVATION, True))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
@@ -256,20 +257,22 @@ def test_activations_are_good_to_some_last_places(activation, kernel_device):
 
 
 @triton.jit
-def each_cost(Z2, Y, L, dZ2, m, TASK: tl.constexpr, ROWS: tl.constexpr):
-    i, j = tl.arange(0, ROWS), tl.arange(0, 16)
+def each_cost(Z2, Y, L, dZ2, m, network, cost, TILE: tl.constexpr):
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
     z = triton_equations.load_block(Z2, i, j, 1, 1, m, 1)
-    loss, _, error = triton_equations.output(z, Y, None, None, 0, i, m, 1, 1, 0.0, TASK, False, 16)
+    loss, _, error = triton_equations.output(z, Y, 1, None, 0, m, network, cost, TILE)
     tl.store(L + i, loss, mask=i < m)
     triton_equations.store_block(dZ2, i, j, 1, m, 1, error)
 
 
 def test_the_cost_is_finite_and_exact_for_any_logits(kernel_device):
     z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])]).to(kernel_device)
+    network = Network(None, None, None, None, 1, 1, 1, None, None)
+    cost = Cost(tl.constexpr("binary"), None, None, 0.0)
     for y in (0.0, 0.3, 1.0):
         Y = torch.full_like(z, y)
         found, error = z.new_empty(405), z.new_empty(405)
-        each_cost[(1,)](z, Y, found, error, 405, "binary", 512)
+        each_cost[(1,)](z, Y, found, error, 405, network, cost, Tile(512, N_Y=16))
         true = z.double().clamp_min(0) - z.double() * y + torch.log1p((-z.double().abs()).exp())
         torch.testing.assert_close(found.double(), true, rtol=4 * EPS, atol=1e-37)
         torch.testing.assert_close(error.double(), z.double().sigmoid() - Y, rtol=0, atol=EPS)
