@@ -20,8 +20,10 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from twolayer.equations import Parameters
 from twolayer.kernels import gpu, triton_chunked, triton_descent
 from twolayer.kernels.triton_launch import STAGES, Launch, Pass
+from twolayer.tasks import Examples, Objective
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -89,9 +91,12 @@ def launches(family, n_x, n_h, n_y, dtype, precision, options) -> list[Launch]:
     else:
         Y = torch.empty(m, n_y, device="meta")
     parameters = [torch.empty(shape, device="meta") for shape in ((n_h, n_x), (n_h,), (n_y, n_h), (n_y,))]
-    if gpu.why_not_of_these(family, X, Y, parameters[0], parameters[2]) is not None:
+    examples = Examples(X, Y, options.pop("sample_weight", None))
+    input_gradient = options.pop("input_gradient", False)
+    values = (examples, Parameters(*parameters), Objective(**options))
+    if gpu.why_not_of_these(family, *values) is not None:
         return []
-    p = Pass(X, Y, *parameters, **options)
+    p = Pass(*values, input_gradient)
     if family == "triton_chunked":
         p.allocate(1, 264, errors=False)
         Z = torch.empty(m, n_h, dtype=dtype, device="meta")

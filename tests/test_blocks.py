@@ -27,7 +27,7 @@ from lightning.pytorch.loggers import CSVLogger
 import twolayer
 from twolayer import TwoLayerNet, data
 from twolayer.loading import TensorLoader
-from twolayer.training import LitTwoLayer
+from twolayer.training import LitTwoLayer, StepsInBlocks
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
@@ -326,7 +326,7 @@ from functools import partial
 import lightning as L
 import torch
 from twolayer import data
-from twolayer.training import LitTwoLayer
+from twolayer.training import LitTwoLayer, StepsInBlocks
 
 steps_per_call, strategy, path = sys.argv[1:]
 module = data.Moons(n_samples=199, batch_size=13, val_fraction=0, test_fraction=0)
@@ -461,3 +461,46 @@ def test_a_fused_optimizer_unless_told_otherwise(fit):
 def test_bad_steps_per_call_is_named(steps_per_call):
     with pytest.raises(ValueError, match=f"steps_per_call must be at least 1, got {steps_per_call}"):
         LitTwoLayer(2, 3, 1, steps_per_call=steps_per_call)
+
+
+# A LightningModule of one's own.
+
+
+class InBlocks(StepsInBlocks):
+    def __init__(self, steps_per_call):
+        super().__init__(steps_per_call)
+        torch.manual_seed(0)
+        self.net = TwoLayerNet(2, 5, 1, activation="tanh")
+
+    def batch_loss(self, batch):
+        X, Y = batch
+        return self.net.loss(X, Y)
+
+    def batch_gradients(self):
+        def gradients(batch):
+            J, grads = self.net.loss_and_grads(*batch)
+            for name, V in self.net.named_parameters():
+                V.grad = grads[name]
+            return J
+
+        return gradients
+
+    def configure_optimizers(self):
+        return SGD(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+def test_a_module_of_one_s_own_takes_its_steps_in_blocks(tmp_path):
+    def trained(module, **options):
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = L.Trainer(accelerator="cpu", max_epochs=2, logger=False, precision="64-true", **quiet, **options)
+        trainer.fit(module, module_of())
+        return trainer
+
+    trainer = trained(InBlocks(4))
+    assert blocks_of(trainer) == 4
+    assert trainer.global_step == 62
+    assert_same(trainer, trained(InBlocks(None)))
+    accumulated = trained(InBlocks(4), accumulate_grad_batches=2)
+    assert blocks_of(accumulated) is None
+    assert accumulated.global_step == 32

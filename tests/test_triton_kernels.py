@@ -5,7 +5,7 @@ The interpreter has no bfloat16 and no TensorFloat32: these are tried on a GPU a
 
 import pytest
 import torch
-from problems import OUTPUTS, PARAMETERS, Problem, problem, relative_error
+from problems import OUTPUTS, PARAMETERS, Problem, problem, relative_error, run_kernel
 from test_streaming import truth
 from torch.nn import functional as F
 
@@ -46,8 +46,7 @@ def of_size(family, activation, task, kernel_device, *, m=53, dtype=torch.float3
 
 
 def run(family, p, **options):
-    kernel = gpu.module(family).loss_and_grads
-    return kernel(p.X, p.Y, *p.network[1:], activation=p.activation, task=p.task, **options)
+    return run_kernel(gpu.module(family), p, **options)
 
 
 def assert_true(p, found, weights=None, allowed=50 * EPS, **options):

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
-from twolayer.progress import RunProgressBar
-from twolayer.training import LitTwoLayer
+from twolayer.training.module import LitTwoLayer
+from twolayer.training.progress import RunProgressBar
 
 
 class SaveFitConfig(SaveConfigCallback):

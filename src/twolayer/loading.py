@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
 
-from twolayer.checks import positive_int
+from twolayer.arguments import positive_int
 
 Rows = Tensor | slice
 Batch = tuple[Tensor, ...]

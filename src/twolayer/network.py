@@ -5,14 +5,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from twolayer import functional
-from twolayer.activations import ACTIVATIONS, LEAKY_RELU_SLOPE
-from twolayer.checks import one_of, positive_int
+from twolayer import arguments, functional
+from twolayer.activations import ACTIVATIONS
+from twolayer.arguments import one_of, positive_int
+from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
-from twolayer.passes import check_pass
-from twolayer.tasks import TASKS, check_class_weight, check_label_smoothing
-
-_MODULES = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+from twolayer.tasks import TASKS
 
 
 class TwoLayerNet(nn.Module):
@@ -33,8 +31,9 @@ class TwoLayerNet(nn.Module):
             where nothing of size ``m × n_h`` exists, ``"autograd"`` to let PyTorch differentiate.
         class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
         label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
-        chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
-        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, one of
+        chunk_size: examples at a time where these go in chunks; None for
+            :func:`twolayer.kernels.chunked.default_chunk_size`.
+        kernel: what computes cost and gradients, but in mode ``"autograd"``: ``"torch"``, ``"cpu"``, one of
             :mod:`twolayer.kernels.gpu`, or None for the first that can, see :func:`twolayer.functional.kernel_for`.
         generator: source of the random start, for a start that can be repeated.
         device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
@@ -75,21 +74,17 @@ class TwoLayerNet(nn.Module):
         self.in_features = positive_int("in_features", in_features)
         self.hidden_features = positive_int("hidden_features", hidden_features)
         self.out_features = positive_int("out_features", out_features)
-        self.activation = one_of("activation", activation, ACTIVATIONS)
-        self.task = one_of("task", task, TASKS)
+        objective = arguments.objective(activation, task, label_smoothing)
+        self.activation, self.task, self.label_smoothing = objective.activation, objective.task, label_smoothing
         self.init = one_of("init", init, INITIALIZATIONS)
-        self.backward = one_of("backward", backward, functional.BACKWARDS)
-        self.label_smoothing = label_smoothing
-        check_label_smoothing(label_smoothing, task)
-        self.chunk_size = chunk_size
-        self.kernel = kernel
-        check_pass(chunk_size, None, backward)
-        check_pass(chunk_size, kernel)
+        self.backward = arguments.mode(backward, arguments.plan(chunk_size), functional.BACKWARDS)
+        arguments.plan(chunk_size, kernel)
+        self.chunk_size, self.kernel = chunk_size, kernel
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         if class_weight is not None:
             class_weight = torch.as_tensor(class_weight, dtype=dtype or torch.get_default_dtype())
-            check_class_weight(class_weight, task, out_features)
+            arguments.class_weights(class_weight, task, out_features)
             class_weight = class_weight.to(device, copy=True)  # the caller's stays the caller's
         self.register_buffer("class_weight", class_weight)
 
@@ -119,7 +114,7 @@ class TwoLayerNet(nn.Module):
             "activation": self.activation,
             "backward": self.backward,
             "chunk_size": self.chunk_size,
-            "kernel": self.kernel if self.backward == "streamed" else None,
+            "kernel": None if self.backward == "autograd" else self.kernel,
         }
         if Y is None:
             return functional.logits(X, *network, **options)
@@ -260,15 +255,18 @@ class TwoLayerNet(nn.Module):
             chunk_size=chunk_size,
         )
 
-    def _current_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def trainable(self) -> dict[str, Tensor]:
+        """What an optimizer changes: the parameters that require a gradient, by name."""
+        return {name: V for name, V in self.named_parameters() if V.requires_grad}
+
+    def _current_parameters(self) -> Parameters:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
-        names = ("W1", "b1", "W2", "b2")
-        if stale := [name for name in names if name in vars(self)]:
+        if stale := [name for name in Parameters._fields if name in vars(self)]:
             raise RuntimeError(
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
             )
-        return self.W1, self.b1, self.W2, self.b2
+        return Parameters(self.W1, self.b1, self.W2, self.b2)
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
@@ -277,11 +275,11 @@ class TwoLayerNet(nn.Module):
         >>> net.to_sequential()[0].weight is net.W1
         True
         """
-        activation = _MODULES[self.activation]
+        activation = ACTIVATIONS[self.activation].module()
         first = nn.Linear(self.in_features, self.hidden_features, device="meta")
         second = nn.Linear(self.hidden_features, self.out_features, device="meta")
         first.weight, first.bias, second.weight, second.bias = self.W1, self.b1, self.W2, self.b2
-        return nn.Sequential(first, activation(), second).train(self.training)
+        return nn.Sequential(first, activation, second).train(self.training)
 
     @classmethod
     def from_sequential(cls, sequential: nn.Sequential, **options: Any) -> "TwoLayerNet":
@@ -299,17 +297,20 @@ class TwoLayerNet(nn.Module):
         TwoLayerNet(2, 4, 3, activation='tanh', task='multiclass', init='he', backward='manual')
         """
         layers: list[Any] = list(sequential)
-        names: dict[type, str] = {module: name for name, module in _MODULES.items()}
+        modules = {name: row.module() for name, row in ACTIVATIONS.items()}
+        names = {type(module): name for name, module in modules.items()}
         kinds = [type(layer) for layer in layers]
         if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[2] is not nn.Linear or kinds[1] not in names:
-            expected = " or ".join(module.__name__ for module in names)
+            expected = " or ".join(kind.__name__ for kind in names)
             got = ", ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"sequential must be Linear, then {expected}, then Linear, got {got}")
         first, activation, second = layers
         if first.bias is None or second.bias is None:
             raise ValueError("sequential must have a bias in both linear layers, got bias=False")
-        if isinstance(activation, nn.LeakyReLU) and activation.negative_slope != LEAKY_RELU_SLOPE:
-            raise ValueError(f"negative_slope must be {LEAKY_RELU_SLOPE}, got {activation.negative_slope}")
+        for option, expected in vars(modules[names[type(activation)]]).items():
+            got = vars(activation).get(option)
+            if not option.startswith("_") and option not in ("training", "inplace") and got != expected:
+                raise ValueError(f"{option} must be {expected}, got {got}")
         if second.in_features != first.out_features:
             raise ValueError(
                 f"sequential must fit together, got {first.out_features} hidden units, then {second.in_features}"
@@ -332,3 +333,21 @@ class TwoLayerNet(nn.Module):
         options = ("activation", "task", "init", "backward", *(("chunk_size",) if self.chunk_size else ()))
         names = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
         return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"
+
+
+@torch.enable_grad()
+def gradients_by_autograd(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, sample_weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cost and its gradients as ``net.loss_and_grads``, by name, but from PyTorch's graph of ``net.loss``.
+
+    Parameters that require no gradient have none.
+
+    >>> net = TwoLayerNet(2, 4, 1)
+    >>> J, grads = gradients_by_autograd(net, torch.ones(5, 2), torch.ones(5))
+    >>> torch.allclose(grads["W1"], net.loss_and_grads(torch.ones(5, 2), torch.ones(5))[1]["W1"])
+    True
+    """
+    parameters = net.trainable()
+    J = net.loss(X, Y, sample_weight=sample_weight)
+    return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))

@@ -5,6 +5,7 @@ every one of them. The names are torchmetrics' words.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twolayer import equations
-from twolayer.checks import check_range, check_weights
+from twolayer.activations import ACTIVATIONS, Activation
+from twolayer.equations import Parameters
 
 
 class Task(NamedTuple):
@@ -106,42 +108,6 @@ COSTS = {
 }
 
 
-def check_targets(Y: Tensor, shape: tuple[int, ...], device: torch.device, task: str) -> None:
-    """Raises unless ``Y`` are targets for logits of that shape, ``(..., n_y)``, and device.
-
-    Raises:
-        TypeError: ``Y`` is no tensor, or its dtype cannot hold such targets.
-        ValueError: its shape or device does not fit, there are no examples, or a value is outside [0, 1] (looked at on
-            a CPU only: on a GPU that would be a synchronisation in every step).
-        IndexError: a class index is outside [0, n_y).
-    """
-    *lead, n_y = shape
-    if 0 in lead:
-        raise ValueError(f"X and logits must hold at least one example, got logits of shape {tuple(shape)}")
-    if not isinstance(Y, Tensor):
-        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
-    if Y.device != device:
-        raise ValueError(f"Y must be on the logits' device {device}, got {Y.device}")
-    if task == "binary" and n_y != 1:
-        raise ValueError(f"logits must have one output for task 'binary', got {n_y}; 'multilabel' has several")
-    if task == "multiclass" and not Y.is_floating_point():
-        if Y.dtype is torch.bool or Y.is_complex():
-            raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
-        if list(Y.shape) != lead:
-            raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
-        check_range("Y", Y, 0, n_y - 1, f"{n_y} classes", IndexError)
-        return
-    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
-        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
-    if list(Y.shape) != [*lead, n_y] and not (n_y == 1 and list(Y.shape) == lead):
-        also = (
-            f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
-        )
-        raise ValueError(f"Y must have shape {tuple(shape)}{also} for task {task!r}, got {tuple(Y.shape)}")
-    if task != "regression":
-        check_range("Y", Y, 0, 1, f"task {task!r}")
-
-
 def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     """Targets in the logits' shape and dtype: what ``dZ2 = A2 − Y`` subtracts.
 
@@ -164,16 +130,6 @@ def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
 def at_least_float32(Z2: Tensor) -> Tensor:
     """Logits as costs take them: in half precision, a cost would be no better than two or three digits."""
     return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
-
-
-def check_label_smoothing(label_smoothing: float, task: str) -> None:
-    """Raises ValueError or TypeError unless ``label_smoothing`` is a number in [0, 1), and 0 for regression."""
-    if not isinstance(label_smoothing, int | float):
-        raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing and task == "regression":
-        raise ValueError(f"label_smoothing must be 0 for regression, got {label_smoothing}")
 
 
 def smoothed(Y: Tensor, label_smoothing: float, task: str) -> Tensor:
@@ -215,43 +171,81 @@ def example_weights(
     return weights
 
 
-def check_example_weights(
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    shape: tuple[int, ...],
-    device: torch.device,
-    task: str,
-) -> None:
-    """Raises unless the weights fit logits of that shape, ``(..., n_y)``, and device.
+class Examples(NamedTuple):
+    """What the network learns from: inputs, targets and their weights."""
 
-    Raises:
-        TypeError: a weight is no tensor.
-        ValueError: a shape or device is wrong, a value is (CPU only), or the task has no classes.
+    X: Tensor
+    """``(m, n_x)``"""
+    Y: Tensor
+    """Targets as for :func:`twolayer.functional.cost`, ``m`` of them."""
+    sample_weight: Tensor | None = None
+    """``(m,)``"""
+    class_weight: Tensor | None = None
+
+    def rows(self, rows: slice) -> "Examples":
+        """Some of them."""
+        w = self.sample_weight
+        return Examples(self.X[rows], self.Y[rows], None if w is None else w[rows], self.class_weight)
+
+
+class Direction(NamedTuple):
+    """Along what a derivative is taken, or what it is along each; None where it is zero, or not asked for."""
+
+    X: Tensor | None
+    Y: Tensor | None
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the names and numbers that, with examples and parameters, make the cost ``J``.
+
+    Frozen, so that it is one value wherever PyTorch takes arguments apart.
+
+    >>> examples = Examples(torch.ones(2, 1), torch.tensor([0, 1]), sample_weight=torch.tensor([1.0, 3.0]))
+    >>> Objective("tanh", "binary").cost(torch.zeros(2, 1), examples)
+    tensor(0.6931)
     """
-    *lead, n_y = shape
-    if class_weight is not None:
-        check_class_weight(class_weight, task, n_y)
-        if class_weight.device != device:
-            raise ValueError(f"class_weight must be on Y's device {device}, got {class_weight.device}")
-    if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor):
-            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
-        if list(sample_weight.shape) != lead:
-            raise ValueError(f"sample_weight must have shape {tuple(lead)}, got {tuple(sample_weight.shape)}")
-        if sample_weight.device != device:
-            raise ValueError(f"sample_weight must be on Y's device {device}, got {sample_weight.device}")
-        check_weights("sample_weight", sample_weight)
 
+    activation: str
+    task: str
+    label_smoothing: float = 0.0
+    reduction: str = "mean"
+    """``"mean"``, ``"sum"``, or ``"none"`` for the weighted loss of each example."""
 
-def check_class_weight(class_weight: Tensor, task: str, n_y: int) -> None:
-    """Raises ValueError or TypeError unless the class weights are one positive number for each class of the task."""
-    if task not in ("binary", "multiclass"):
-        raise ValueError(f"class_weight must be None for task {task!r}: only 'binary' and 'multiclass' have classes")
-    classes = 2 if task == "binary" else n_y
-    if not isinstance(class_weight, Tensor):
-        raise TypeError(f"class_weight must be a tensor, got {type(class_weight).__name__}")
-    if class_weight.shape != (classes,):
-        raise ValueError(
-            f"class_weight must have shape {(classes,)} for task {task!r}, got {tuple(class_weight.shape)}"
-        )
-    check_weights("class_weight", class_weight, zero_allowed=False)
+    @property
+    def g(self) -> Activation:
+        return ACTIVATIONS[self.activation]
+
+    @property
+    def formulas(self) -> Task:
+        """The task's own: loss, error and curvature."""
+        return COSTS[self.task]
+
+    def targets(self, examples: Examples, Z2: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Dense and smoothed targets ``(m, n_y)`` in the dtype of the logits ``Z2``, and weights ``(m,)`` if any."""
+        Y = dense_targets(examples.Y, Z2, self.task)
+        weights = example_weights(Y, self.task, examples.sample_weight, examples.class_weight)
+        return smoothed(Y, self.label_smoothing, self.task), weights
+
+    def share(self, weights: Tensor | None, m: int) -> Tensor | float:
+        """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``."""
+        if self.reduction == "sum":
+            return 1.0 if weights is None else weights.unsqueeze(-1)
+        return 1 / m if weights is None else (weights / weights.sum()).unsqueeze(-1)
+
+    def cost(self, Z2: Tensor, examples: Examples, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """``J``, or with reduction ``"none"`` the weighted loss of each example, in at least float32.
+
+        Args:
+            Z2: logits, ``(..., n_y)``.
+            examples: of the same leading shape; ``X`` plays no part.
+            loss: what makes the loss of each example of ``Z2`` and dense ``Y``, if not the task's own formula.
+        """
+        Z2 = at_least_float32(Z2)
+        Y, weights = self.targets(examples, Z2)
+        L = (loss or self.formulas.loss)(Z2, Y)
+        if self.reduction == "mean":
+            return L.mean() if weights is None else (weights * L).sum() / weights.sum()
+        L = L if weights is None else weights * L
+        return L.sum() if self.reduction == "sum" else L

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from twolayer.checks import positive_int
+from twolayer.arguments import positive_int
 from twolayer.loading import TensorLoader
 
 

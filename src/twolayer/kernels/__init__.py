@@ -1,1 +1,1 @@
-"""The pass of :mod:`twolayer.streaming`, fused: each kernel is an own program for one kind of processor."""
+"""Who computes a pass: plain operators, operators on chunks, programs for one kind of processor; and who decides."""

@@ -97,7 +97,9 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
 def plan(p: Pass) -> Sequence[Callable[[], object]]:
     """What to call."""
     p.allocate(1, 2 * p.multiprocessors, errors=False)
-    return [partial(_in_chunks, p), p.reduced(), *([] if p.dX is None else [partial(p.dX.mul_, p.J[1:])])]
+    # An array of one number, since a number alone would first be rounded to the dtype of dX.
+    scaled = [] if p.dX is None else [partial(p.dX.mul_, p.share.view(1))]
+    return [partial(_in_chunks, p), p.reduced(), *scaled]
 
 
 def launch(p: Pass, kernel: Any, *, m: int, **given: Any) -> Launch:
@@ -152,4 +154,4 @@ def _product(A: Tensor, B: Tensor) -> Tensor:
 
 
 loss_and_grads = partial(run, plan)
-"""As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it."""
+"""As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it."""

@@ -4,14 +4,13 @@ Examples and parameters stand in registers from the first iteration to the last,
 products are so small that tensor cores would not help: they are formed element by element, in float32.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from twolayer.equations import Parameters
 from twolayer.kernels.triton_equations import (
     Tile,
     activation,
@@ -22,6 +21,7 @@ from twolayer.kernels.triton_equations import (
     store_block,
 )
 from twolayer.kernels.triton_launch import VARYING, Launch, Pass
+from twolayer.tasks import Examples, Objective
 
 
 @triton.jit(**VARYING)
@@ -85,14 +85,19 @@ def plan(p: Pass, costs: Tensor, learning_rate: float) -> Launch:
 
 
 @torch.no_grad()
-def gradient_descent(*network: Tensor, costs: Tensor, learning_rate: float, **options: Any) -> None:
-    """As many iterations as ``costs`` has room for; it is filled, and the parameters, contiguous ones, are changed.
+def gradient_descent(
+    examples: Examples, parameters: Parameters, objective: Objective, *, costs: Tensor, learning_rate: float
+) -> None:
+    """As many iterations as ``costs`` has room for; it is filled, and the parameters are changed.
 
     Args:
-        network: ``X, Y, W1, b1, W2, b2``.
         costs: ``(iterations,)``.
-        options: those of :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against them.
+        others: as for :func:`twolayer.kernels.chunked.loss_and_grads`, if :func:`why_not` has nothing against them.
     """
-    with torch.cuda.device_of(network[0]):
-        plan(Pass(*network, **options), costs, learning_rate)()
-    increment_version(network[2:])  # autograd does not see what a kernel writes
+    with torch.cuda.device_of(examples.X):
+        p = Pass(examples, parameters, objective)
+        plan(p, costs, learning_rate)()
+        for V, written in zip(parameters, p.parameters, strict=True):
+            if written is not V:
+                V.copy_(written)
+    increment_version(parameters)  # autograd does not see what a kernel writes

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twolayer.equations import Parameters
 from twolayer.kernels.triton_equations import Cost, Network
-from twolayer.tasks import PAIRING
+from twolayer.tasks import PAIRING, Examples, Objective
 
 STAGES = 2
 """Of the pipeline that loads tiles ahead."""
@@ -65,7 +66,7 @@ class Launch(NamedTuple):
 class Pass:
     """A call of ``loss_and_grads``: its arguments as kernels take them, the buffers that they fill, the result.
 
-    Args: as for :func:`twolayer.streaming.loss_and_grads`.
+    Args: as for :func:`twolayer.kernels.chunked.loss_and_grads`.
     """
 
     errors: Tensor | None
@@ -76,23 +77,10 @@ class Pass:
     """``(slots, n_y + 2)``, each row ``db2, J, Σ w`` of some of the examples."""
 
     def __init__(
-        self,
-        X: Tensor,
-        Y: Tensor,
-        W1: Tensor,
-        b1: Tensor,
-        W2: Tensor,
-        b2: Tensor,
-        *,
-        activation: str,
-        task: str,
-        sample_weight: Tensor | None = None,
-        class_weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        reduction: str = "mean",
-        input_gradient: bool = False,
+        self, examples: Examples, parameters: Parameters, objective: Objective, input_gradient: bool = False
     ) -> None:
-        (self.m, self.n_x), self.n_h, self.n_y = X.shape, len(b1), len(b2)
+        X, Y, sample_weight, class_weight = examples
+        (self.m, self.n_x), (self.n_y, self.n_h) = X.shape, parameters.W2.shape
         X, Y = X.resolve_neg(), Y.resolve_neg()
         if Y.dtype == torch.bool:
             Y = Y.view(torch.uint8)
@@ -100,35 +88,35 @@ class Pass:
             sample_weight = _dense(sample_weight if sample_weight.is_floating_point() else sample_weight.float())
         if class_weight is not None:
             class_weight = _dense(class_weight if class_weight.is_floating_point() else class_weight.float())
-        self.X, self.dtype, self.rows = X, W1.dtype, rows_of_a_tile(X)
+        self.X, self.rows = X, rows_of_a_tile(X)
+        self.parameters = Parameters(*map(_dense, parameters))
         self.aligned = X.data_ptr() % 16 == 0 and X.stride(0) % 16 == 0
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
         # In half precision, what comes from behind may be beyond the range.
-        targets = Y if task == PAIRING and X.dtype == torch.float16 else None
+        targets = Y if objective.task == PAIRING and X.dtype == torch.float16 else None
         self.arguments: dict[str, Any] = {
             "X": X,
             "Y": Y,
             "sample_weight": sample_weight,
             "m": self.m,
-            "n_y": self.n_y,
             "X_stride": X.stride(0),
             "Y_stride": Y.stride(0),
             "network": Network(
-                *map(_dense, (W1, b1, W2, b2)),
+                *self.parameters,
                 self.n_x,
                 self.n_h,
                 self.n_y,
-                tl.constexpr(activation),
+                tl.constexpr(objective.activation),
                 tl.constexpr(precision(X)),
             ),
             "cost": Cost(
-                tl.constexpr(task),
+                tl.constexpr(objective.task),
                 class_weight,
                 _scales(sample_weight, class_weight, targets),
-                float(label_smoothing),
+                float(objective.label_smoothing),
             ),
-            "MEAN": reduction == "mean",
+            "MEAN": objective.reduction == "mean",
         }
 
     def allocate(self, slots: int, cost_slots: int, errors: bool) -> None:
@@ -137,28 +125,30 @@ class Pass:
         self.errors = self.X.new_empty(self.m, self.n_y) if errors else None
         self.sums = self.X.new_empty(slots, n, dtype=torch.float32)
         self.costs = self.X.new_empty(cost_slots, self.n_y + 2, dtype=torch.float32)
-        self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
-        self.J = self.X.new_empty(2, dtype=torch.float32)
+        # None is a view of another: an operator may not return such, and a caller may change one in place.
+        self.grads = Parameters(*(V.new_empty(V.shape) for V in self.parameters))
+        self.J, self.share = (self.X.new_empty((), dtype=torch.float32) for _ in range(2))
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *, warps: int, **given: Any) -> Launch:
         """Of a kernel, with what it takes of the arguments and the buffers, and of what is given in their place."""
         buffers = {"errors": self.errors, "sums": self.sums, "costs": self.costs, "dX": self.dX}
-        results = {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
+        results = {
+            "grads": self.grads,
+            "J": self.J,
+            "share": self.share,
+            "slots": len(self.sums),
+            "cost_slots": len(self.costs),
+        }
         arguments = {**self.arguments, **buffers, **results, **given}
         return Launch(kernel, grid, {name: arguments[name] for name in kernel.arg_names}, warps)
 
     def reduced(self) -> Launch:
         """The launch that makes the result out of the sums."""
-        n, block = self.sums.shape[1], 64
-        return self.launch(reduce, (triton.cdiv(n + self.n_y + 1, block),), warps=4, n=n, BLOCK=block)
+        columns, block = self.sums.shape[1] + self.n_y + 1, 64
+        return self.launch(reduce, (triton.cdiv(columns, block),), warps=4, BLOCK=block)
 
-    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        shapes = {"W1": (self.n_h, self.n_x), "b1": (self.n_h,), "W2": (self.n_y, self.n_h), "b2": (self.n_y,)}
-        parts = self.grads.split([torch.Size(shape).numel() for shape in shapes.values()])
-        grads = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        if self.dX is not None:
-            grads["X"] = self.dX
-        return self.J[0], grads
+    def result(self) -> tuple[Tensor, Tensor | None, Parameters]:
+        return self.J, self.dX, self.grads
 
 
 def _dense(V: Tensor) -> Tensor:
@@ -178,24 +168,36 @@ def _scales(*tensors: Tensor | None) -> Tensor | None:
 
 
 @triton.jit(**VARYING)
-def reduce(sums, slots, n, costs, cost_slots, n_y, cost, grads, J, MEAN: tl.constexpr, BLOCK: tl.constexpr):
-    """``grads`` and ``J[0]`` are the columns of ``sums`` and then ``costs``, added up, times ``J[1]``.
+def reduce(sums, slots, costs, cost_slots, network, cost, grads, J, share, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+    """``grads`` and ``J`` become the columns of ``sums`` and then ``costs``, added up, times ``share``.
 
     That is 1 / Σ w or 1, without the scales; that of the weights cancels in the mean.
     """
+    n_x, n_h, n_y = network.n_x, network.n_h, network.n_y
     if MEAN:
-        share = 1 / tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
+        scale = 1 / tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
     else:
-        share = 1.0
+        scale = 1.0
         if cost.scales is not None:
-            share = (1 / (tl.load(cost.scales) * tl.load(cost.scales + 1) * tl.load(cost.scales + 2))).to(tl.float32)
+            scale = (1 / (tl.load(cost.scales) * tl.load(cost.scales + 1) * tl.load(cost.scales + 2))).to(tl.float32)
+    tl.store(share, scale, mask=tl.program_id(0) == 0)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = n_h * (n_x + 1 + n_y)
     of_sums = add_slots(sums, i, slots, n, n, BLOCK)
     of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)
-    total = tl.where(i < n, of_sums, of_costs) * share
-    tl.store(grads + i, total.to(grads.dtype.element_ty), mask=i < n + n_y)
-    tl.store(J + i - n - n_y, total, mask=i == n + n_y)
-    tl.store(J + 1, share, mask=tl.program_id(0) == 0)
+    total = tl.where(i < n, of_sums, of_costs) * scale
+    i = store_part(grads.W1, i, n_h * n_x, total)
+    i = store_part(grads.b1, i, n_h, total)
+    i = store_part(grads.W2, i, n_y * n_h, total)
+    i = store_part(grads.b2, i, n_y, total)
+    store_part(J, i, 1, total)
+
+
+@triton.jit
+def store_part(V, i, n, values):
+    """Stores those for which ``i`` is within ``[0, n)``, and counts on from there."""
+    tl.store(V + i, values.to(V.dtype.element_ty), mask=(i >= 0) & (i < n))
+    return i - n
 
 
 @triton.jit
@@ -214,11 +216,16 @@ def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
 
 
 def run(
-    plan: Callable[[Pass], Sequence[Callable[[], object]]], *network: Tensor, **options: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`twolayer.streaming.loss_and_grads` by the launches that are planned."""
-    with torch.cuda.device_of(network[0]), torch.no_grad():
-        p = Pass(*network, **options)
+    plan: Callable[[Pass], Sequence[Callable[[], object]]],
+    examples: Examples,
+    parameters: Parameters,
+    objective: Objective,
+    *,
+    input_gradient: bool = False,
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """:func:`twolayer.kernels.chunked.loss_and_grads` by the launches that are planned."""
+    with torch.cuda.device_of(examples.X), torch.no_grad():
+        p = Pass(examples, parameters, objective, input_gradient)
         for launch in plan(p):
             launch()
         return p.result()

@@ -80,4 +80,4 @@ def plan(p: Pass) -> Sequence[Launch]:
 
 
 loss_and_grads = partial(run, plan)
-"""As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it."""
+"""As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it."""

@@ -79,8 +79,8 @@ def slab_gradients(X, m, X_stride, network, errors, sums, TILE: tl.constexpr):
 
 
 @triton.jit(**VARYING)
-def input_gradients(X, m, X_stride, network, errors, J, dX, TILE: tl.constexpr):
-    """``dX = dZ1 W1`` of one tile of rows, times ``J[1]``."""
+def input_gradients(X, m, X_stride, network, errors, share, dX, TILE: tl.constexpr):
+    """``dX = dZ1 W1`` of one tile of rows, times ``share``."""
     dtype: tl.constexpr = X.dtype.element_ty
     n_x, n_y = network.n_x, network.n_y
     i, k, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_X), tl.arange(0, TILE.N_Y)
@@ -93,7 +93,7 @@ def input_gradients(X, m, X_stride, network, errors, J, dX, TILE: tl.constexpr):
         A1 = hidden(x, w1, bias1, network, slab)
         dZ1 = hidden_error(A1, w2, dz2, network)
         dx = add_dot(dx, tl.trans(dZ1.to(dtype)), w1, network.precision)
-    store_block(dX + first * n_x, i, k, n_x, rows, n_x, (dx * tl.load(J + 1)).to(dtype))
+    store_block(dX + first * n_x, i, k, n_x, rows, n_x, (dx * tl.load(share)).to(dtype))
 
 
 SLAB = 64
@@ -136,4 +136,4 @@ def _tile(p: Pass) -> tuple[Tile, int]:
 
 
 loss_and_grads = partial(run, plan)
-"""As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it."""
+"""As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it."""

@@ -1,70 +1,24 @@
 """Training with Lightning: ``LitTwoLayer``."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MultilabelAccuracy,
-    MultilabelAUROC,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanSquaredError, R2Score
 
-from twolayer.blocks import aligned_steps, only_the_optimizer_s, why_not_in_blocks
-from twolayer.checks import positive_int
-from twolayer.descent import by_autograd
-from twolayer.loading import Block, TensorLoader
-from twolayer.network import TwoLayerNet
-from twolayer.standardization import Standardize
+from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.training.metrics import as_metrics_take_them, metrics_for
+from twolayer.training.standardization import Standardize
+from twolayer.training.steps import StepsInBlocks
 
 Batch = tuple[Tensor, Tensor]
 
-WHY_ALIGNED = "for blocks to end where max_steps and checkpoints ask"
 
-
-def metrics_for(task: str, out_features: int) -> MetricCollection:
-    """What tells how good the predictions of a task are.
-
-    >>> sorted(metrics_for("regression", 1))
-    ['r2', 'rmse']
-    """
-    if task == "binary":
-        return MetricCollection({"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC(), "f1": BinaryF1Score()})
-    if task == "multilabel":
-        return MetricCollection(
-            {
-                "accuracy": MultilabelAccuracy(out_features),
-                "auroc": MultilabelAUROC(out_features),
-                "f1": MultilabelF1Score(out_features),
-            }
-        )
-    if task == "multiclass":
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(out_features, average="micro"),
-                "accuracy_macro": MulticlassAccuracy(out_features, average="macro"),
-            }
-        )
-    return MetricCollection({"rmse": MeanSquaredError(squared=False), "r2": R2Score()})
-
-
-class LitTwoLayer(L.LightningModule):
+class LitTwoLayer(StepsInBlocks):
     """A :class:`~twolayer.TwoLayerNet` with its training loop, metrics and standardisation, for Lightning's Trainer.
 
     A batch is ``(X, Y)``, in raw units. Inputs, and the targets of a regression, are standardised with the statistics
@@ -82,7 +36,7 @@ class LitTwoLayer(L.LightningModule):
             ``val_loss``.
         steps_per_call: optimiser steps in one call of ``training_step``, for which the loader of a
             :class:`~twolayer.data.TabularDataModule` then brings a :class:`~twolayer.loading.Block` of batches, see
-            :meth:`block_size`. None for Lightning's own step, a batch at a time.
+            :class:`~twolayer.training.StepsInBlocks`. None for Lightning's own step, a batch at a time.
         train_metrics: whether to compute the metrics of the task on the training batches as well, each before its step,
             which costs about as much as the step itself.
 
@@ -111,10 +65,9 @@ class LitTwoLayer(L.LightningModule):
         steps_per_call: int | None = 32,
         train_metrics: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(steps_per_call)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "steps_per_call", "train_metrics"])
         self.standardize = standardize
-        self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._optimizer_names: list[str] | None = None
@@ -136,8 +89,6 @@ class LitTwoLayer(L.LightningModule):
         self.train_metrics = metrics.clone(prefix="train_") if train_metrics else None
         self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
         self._examples = 0
-        self._in_block = self._bare_steps = False
-        self._why_no_blocks: str | None = None
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
 
@@ -176,119 +127,35 @@ class LitTwoLayer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_names = checkpoint.get("optimizer_names")
 
-    def training_step(self, batch: Batch | Block, batch_idx: int) -> Tensor:
-        if isinstance(batch, Block):
-            return self._take_steps(batch)
+    def batch_loss(self, batch: Batch) -> Tensor:
         X, T, Y = self.prepared(*batch)
         if self.train_metrics is not None:
             self._evaluate(self.train_metrics, X, T, Y)
-        J = self.net.loss(X, T)
-        self._count(J.detach(), len(X))
-        return J
+        return self.net.loss(X, T)
 
-    # For Lightning, a block is a batch. It calls `optimizer_step`, that calls a closure, and that `training_step` and
-    # `backward`; and it counts one step. The steps of a block are in `training_step`, so the others stand aside.
-
-    def block_size(self, steps: int) -> int | None:
-        """How many batches a loader should bring at once; None for one at a time, and no block.
-
-        It is ``steps_per_call``, or as much less as it takes for blocks to end where Lightning has to come in between,
-        for ``max_steps`` or for a checkpoint. Where something asks for every single batch, such as the accumulation of
-        gradients or a callback, it is None. The run says so.
-
-        Args:
-            steps: batches in an epoch.
-        """
-        if self.steps_per_call is None:
-            return None
-        if reason := why_not_in_blocks(self.trainer, self, LitTwoLayer):
-            rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
-            return None
-        size = aligned_steps(self.trainer, self.steps_per_call, steps)
-        if size < self.steps_per_call:
-            rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
-        return size
-
-    def on_train_start(self) -> None:
-        self._why_no_blocks = why_not_in_blocks(self.trainer, self, LitTwoLayer)
-        self._bare_steps = only_the_optimizer_s(self.trainer, self)
-        loader = self.trainer.train_dataloader
-        if isinstance(loader, TensorLoader) and loader.steps_per_call is not None and self._why_no_blocks is None:
-            size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps)
-            if size < loader.steps_per_call:
-                raise ValueError(
-                    f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}"
-                )
-
-    def on_train_batch_start(self, batch: Batch | Block, batch_idx: int) -> None:
-        self._in_block = isinstance(batch, Block)
-        if self._in_block and self._why_no_blocks is not None:
-            raise ValueError(f"steps_per_call of the loader must be None, since {self._why_no_blocks}")
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        if not self._in_block:
-            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        assert optimizer_closure is not None
-        model = self.trainer.model  # DDP's own averaging waits for a graph, and there is none
-        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
-            optimizer_closure()
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self._in_block:
-            super().backward(loss, *args, **kwargs)
-
-    def _take_steps(self, block: Block) -> Tensor:
-        """An optimiser step for each batch of the block; returns their mean cost."""
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        step: Callable[..., Any] = optimizer.optimizer.step if self._bare_steps else optimizer.step
-        gradients = self._gradients()
-        convert = self.trainer.precision_plugin.convert_input
-        loop = self.trainer.fit_loop.epoch_loop
-        costs: list[Tensor] = []
-        sizes: list[int] = []
-        for batch in block:
-            X, T, Y = self.prepared(*convert(batch))
-            if costs:  # the step before counts: global_step, and what loggers have. Lightning counts the last one
-                loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
-                loop._batches_that_stepped += 1
-            if self.train_metrics is not None:
-                self._evaluate(self.train_metrics, X, T, Y)
-            costs.append(step(partial(gradients, X, T)))
-            sizes.append(len(X))
-        if len(set(sizes)) == 1:
-            mean = torch.stack(costs).mean()
-        else:
-            mean = torch.stack([J * size for J, size in zip(costs, sizes, strict=True)]).sum() / sum(sizes)
-        self._count(mean, sum(sizes))
-        return mean
-
-    def _gradients(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What puts the gradients of a batch where the optimizer looks for them, and returns its cost."""
+    def batch_gradients(self) -> Callable[[Batch], Tensor]:
         net = self.net
         parameters = {name: V for name, V in net.named_parameters() if V.requires_grad}
-        processes = self.trainer.world_size
         by_equations = (
             net.backward != "autograd"
             and {name for name, _ in net.named_parameters()} == {"W1", "b1", "W2", "b2"}
             and not torch.is_autocast_enabled(self.device.type)  # it has no say in what builds no graph
         )
 
-        def gradients(X: Tensor, T: Tensor) -> Tensor:
-            J, grads = net.loss_and_grads(X, T) if by_equations else by_autograd(net, X, T)
-            if processes > 1:
-                grads = _averaged(grads)
+        def gradients(batch: Batch) -> Tensor:
+            X, T, Y = self.prepared(*batch)
+            if self.train_metrics is not None:
+                self._evaluate(self.train_metrics, X, T, Y)
+            J, grads = net.loss_and_grads(X, T) if by_equations else gradients_by_autograd(net, X, T)
             for name, V in parameters.items():
                 V.grad = grads[name]
             return J
 
         return gradients
+
+    def after_steps(self, cost: Tensor, examples: int) -> None:
+        self._costs = self._costs + cost * examples
+        self._examples += examples
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, self.val_metrics, "val")
@@ -324,15 +191,11 @@ class LitTwoLayer(L.LightningModule):
         self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
 
-    def _count(self, J: Tensor, examples: int) -> None:
-        self._costs = self._costs + J * examples
-        self._examples += examples
-
     @torch.no_grad()
     def _evaluate(self, metrics: MetricCollection, X: Tensor, T: Tensor, Y: Tensor) -> Tensor:
         """Adds a prepared batch to the metrics, and returns its cost."""
         logits = self.net(X)
-        metrics.update(*self._for_metrics(self._predictions(logits), Y))
+        metrics.update(*as_metrics_take_them(self.net.task, self._predictions(logits), Y))
         return self.net.cost(logits, T)
 
     def prepared(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -346,14 +209,6 @@ class LitTwoLayer(L.LightningModule):
         A2 = self.net.output(logits)
         return A2 if self.standardize_targets is None else self.standardize_targets.inverse(A2)
 
-    def _for_metrics(self, predictions: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
-        """As torchmetrics wants them: hard labels, and one dimension where there is one output."""
-        if self.net.task == "regression":
-            return predictions, Y
-        if self.net.task == "multiclass":
-            return predictions, Y.argmax(-1) if Y.is_floating_point() else Y
-        return predictions.squeeze(-1), (Y.reshape(predictions.shape) >= 0.5).squeeze(-1).int()
-
 
 def _fuse(optimizer: Optimizer) -> None:
     """Makes the optimizer update all parameters in one call, if it can and was not told how to."""
@@ -362,12 +217,3 @@ def _fuse(optimizer: Optimizer) -> None:
     if optimizer.defaults.get("fused", False) is None and not told and devices <= {"cpu", "cuda"}:
         for options in (optimizer.defaults, *optimizer.param_groups):
             options["fused"] = True
-
-
-def _averaged(grads: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over all processes, as DDP takes it of gradients that come through a graph; in one message."""
-    flat = torch.cat([dV.reshape(-1) for dV in grads.values()])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    parts = flat.split([dV.numel() for dV in grads.values()])
-    return {name: part.view_as(dV) for (name, dV), part in zip(grads.items(), parts, strict=True)}

@@ -1,0 +1,187 @@
+"""Several optimiser steps in one call of ``training_step``: ``StepsInBlocks``.
+
+For Lightning, a block of batches is a batch. It calls ``optimizer_step``, that calls a closure, and that
+``training_step`` and ``backward``; and it counts one step. Here the steps of a block are in ``training_step``, so the
+others stand aside, and the steps before the last one are counted by hand.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from twolayer.arguments import positive_int
+from twolayer.loading import Block, TensorLoader
+from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, why_not_in_blocks
+
+Batch = tuple[Tensor, ...]
+
+WHY_ALIGNED = "for blocks to end where max_steps and checkpoints ask"
+
+
+class StepsInBlocks(L.LightningModule):
+    """A LightningModule that takes an optimiser step for each batch of a :class:`~twolayer.loading.Block` by itself.
+
+    It saves what Lightning does around a batch, which for a shallow network takes longer than the step. A subclass
+    says what a batch costs, twice: ``batch_loss(batch)``, with a graph, for one batch at a time, and
+    ``batch_gradients()``, without one, for those of a block. The training is the same. A DataModule of
+    :mod:`twolayer.data` asks :meth:`block_size` how many batches to bring at once; in a loader of one's own, it is
+    ``TensorLoader(…, steps_per_call=…)``.
+
+    Args:
+        steps_per_call: the most optimiser steps in a block; None for Lightning's own step, a batch at a time.
+
+    Raises:
+        ValueError, TypeError: ``steps_per_call`` is no integer of at least one. Later, in a fit: a loader brings blocks
+            where something asks for every single batch.
+
+    >>> from twolayer import TwoLayerNet
+    >>> class InBlocks(StepsInBlocks):
+    ...     def __init__(self):
+    ...         super().__init__(steps_per_call=16)
+    ...         self.net = TwoLayerNet(2, 8, 1)
+    ...     def batch_loss(self, batch):
+    ...         return self.net.loss(*batch)
+    ...     def batch_gradients(self):
+    ...         def gradients(batch):
+    ...             J, grads = self.net.loss_and_grads(*batch)
+    ...             for name, V in self.net.named_parameters():
+    ...                 V.grad = grads[name]
+    ...             return J
+    ...         return gradients
+    ...     def configure_optimizers(self):
+    ...         return torch.optim.Adam(self.parameters())
+    """
+
+    def __init__(self, steps_per_call: int | None = 32) -> None:
+        super().__init__()
+        self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
+
+    def batch_loss(self, batch: Any) -> Tensor:
+        """The cost of a batch, which Lightning differentiates."""
+        raise NotImplementedError(f"{type(self).__name__} must define batch_loss(batch)")
+
+    def batch_gradients(self) -> Callable[[Any], Tensor]:
+        """Asked once a block: what returns the cost of a batch, detached, and leaves its gradients in ``.grad``."""
+        raise NotImplementedError(f"{type(self).__name__} must define batch_gradients()")
+
+    def after_steps(self, cost: Tensor, examples: int) -> None:
+        """Called with the mean cost of a batch, or of the batches of a block, and how many examples they had."""
+
+    def block_size(self, steps: int) -> int | None:
+        """How many batches a loader should bring at once; None for one at a time, and no block.
+
+        It is ``steps_per_call``, or as much less as it takes for blocks to end where Lightning has to come in between,
+        for ``max_steps`` or for a checkpoint. Where something asks for every single batch, such as the accumulation of
+        gradients or a callback, it is None. The run says so.
+
+        Args:
+            steps: batches in an epoch.
+        """
+        if self.steps_per_call is None:
+            return None
+        if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
+            rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
+            return None
+        size = aligned_steps(self.trainer, self.steps_per_call, steps)
+        if size < self.steps_per_call:
+            rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
+        return size
+
+    def on_train_start(self) -> None:
+        loader = self._loader_of_blocks()
+        if loader is None:
+            return
+        if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
+            raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
+        assert loader.steps_per_call is not None
+        size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps)
+        if size < loader.steps_per_call:
+            raise ValueError(f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if isinstance(batch, Block):
+            return self._take_steps(batch)
+        J = self.batch_loss(batch)
+        self.after_steps(J.detach(), len(batch[0]))
+        return J
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        if self._loader_of_blocks() is None:
+            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        assert optimizer_closure is not None
+        model = self.trainer.model  # DDP's own averaging waits for a graph, and there is none
+        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+            optimizer_closure()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._loader_of_blocks() is None:
+            super().backward(loss, *args, **kwargs)
+
+    def _take_steps(self, block: Block) -> Tensor:
+        """An optimiser step for each batch of the block; returns their mean cost."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        step: Callable[..., Any] = optimizer.step
+        if only_the_optimizer_s(self.trainer, self):
+            step = optimizer.optimizer.step
+        gradients = self.batch_gradients()
+        if self.trainer.world_size > 1:
+            gradients = partial(_averaged_over_processes, gradients, list(self.parameters()))
+        convert = self.trainer.precision_plugin.convert_input
+        costs: list[Tensor] = []
+        sizes: list[int] = []
+        for batch in block:
+            batch = convert(batch)
+            if costs:
+                self._count_the_step_before()
+            costs.append(step(partial(gradients, batch)))
+            sizes.append(len(batch[0]))
+        if len(set(sizes)) == 1:
+            mean = torch.stack(costs).mean()
+        else:
+            mean = torch.stack([J * size for J, size in zip(costs, sizes, strict=True)]).sum() / sum(sizes)
+        self.after_steps(mean, sum(sizes))
+        return mean
+
+    def _count_the_step_before(self) -> None:
+        """For ``global_step``, and the step that loggers write down. Lightning itself counts the last of a block."""
+        loop = self.trainer.fit_loop.epoch_loop
+        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
+        loop._batches_that_stepped += 1
+
+    def _loader_of_blocks(self) -> TensorLoader | None:
+        loader = self.trainer.train_dataloader
+        return loader if isinstance(loader, TensorLoader) and loader.steps_per_call is not None else None
+
+    def _who_knows_blocks(self) -> type[L.LightningModule]:
+        """The class that says what a batch of a block costs. What a subclass of it overrides may not know blocks."""
+        return next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
+
+
+def _averaged_over_processes(
+    gradients: Callable[[Any], Tensor], parameters: list[torch.nn.Parameter], batch: Any
+) -> Tensor:
+    """Takes the mean of the gradients, as DDP does of those that come through a graph; in one message."""
+    J = gradients(batch)
+    grads = [V.grad for V in parameters if V.grad is not None]
+    flat = torch.cat([dV.reshape(-1) for dV in grads])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for dV, mean in zip(grads, flat.split([dV.numel() for dV in grads]), strict=True):
+        dV.copy_(mean.view_as(dV))
+    return J
