@@ -122,9 +122,11 @@ class LitTwoLayer(StepsInBlocks):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["optimizer_names"] = self._optimizer_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._resumed_names = checkpoint.get("optimizer_names")
 
     def batch_loss(self, batch: Batch) -> Tensor:
