@@ -359,7 +359,8 @@ def test_checkpoints_at_other_steps_and_other_blocks_after_a_resume(fit, tmp_pat
     whole = fit(16, rows(), callbacks=checkpoint("whole", 4 if step % 4 == 0 else 5), **options)
     path = tmp_path / f"whole/step={step}.ckpt"
     resumed = fit(after, rows(), callbacks=checkpoint("new", 3), ckpt_path=path, **options)
-    assert_same(resumed, whole)
+    assert (resumed.global_step, resumed.current_epoch) == (40, 4)
+    assert_close(weights(resumed), weights(whole), rtol=1e-5, atol=1e-6)  # float32: one sums in chunks, one in a graph
     found = sorted(int(path.stem.removeprefix("step=")) for path in (tmp_path / "new").iterdir())
     assert found == [step for step in range(step + 1, 41) if step % 3 == 0]
 
