@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from twolayer.checks import positive_int
 from twolayer.loading import Block, TensorLoader
 from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, why_not_in_blocks
+from twolayer.training.finite import check_step, check_weights
 
 Batch = tuple[Tensor, ...]
 
@@ -42,6 +43,7 @@ class StepsInBlocks(L.LightningModule):
     Raises:
         ValueError, TypeError: ``steps_per_call`` is no integer of at least one. Later, in a fit: a loader brings blocks
             where something asks for every single batch.
+        FloatingPointError: in a fit, a cost or a weight is not finite; the message says at which step.
 
     >>> from twolayer import TwoLayerNet
     >>> class InBlocks(StepsInBlocks):
@@ -89,7 +91,7 @@ class StepsInBlocks(L.LightningModule):
         """
         if self.steps_per_call is None:
             return None
-        if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
+        if reason := self._why_not():
             rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
             return None
         unfinished = batches_of_an_unfinished_epoch(self.trainer.fit_loop)
@@ -104,7 +106,7 @@ class StepsInBlocks(L.LightningModule):
             return
         resumed_at = loader.resumed_at
         if loader.steps_per_call is not None:
-            if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
+            if reason := self._why_not():
                 raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
             before = self.trainer.global_step - (resumed_at or 0)
             size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps, before)
@@ -116,7 +118,12 @@ class StepsInBlocks(L.LightningModule):
             counts_as_of(self.trainer.fit_loop.epoch_loop, loader.calls_before(resumed_at))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The checkpoint counts batches, so that a run can be resumed with other blocks, or with none."""
+        """The checkpoint counts batches, so that a run can be resumed with other blocks, or with none.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        check_weights(self.named_parameters(), self.trainer.global_step)
         loader = self._loader()
         if loader is not None:
             in_blocks = loader.steps_per_call is not None
@@ -130,6 +137,8 @@ class StepsInBlocks(L.LightningModule):
         if isinstance(batch, Block):
             return self._take_steps(batch)
         J = self.batch_loss(batch)
+        if J.device.type == "cpu":  # looking would make a GPU wait; there, on_train_epoch_end looks
+            check_step(J.detach(), self.trainer.global_step + 1, batch)
         self.after_steps(J.detach(), len(batch[0]))
         return J
 
@@ -174,8 +183,15 @@ class StepsInBlocks(L.LightningModule):
             mean = torch.stack(costs).mean()
         else:
             mean = torch.stack([J * size for J, size in zip(costs, sizes, strict=True)]).sum() / sum(sizes)
+        if mean.device.type == "cpu" and not mean.isfinite():
+            first = self.trainer.global_step + 2 - len(costs)
+            for i, (J, batch) in enumerate(zip(costs, block, strict=True)):
+                check_step(J, first + i, batch)
         self.after_steps(mean, sum(sizes))
         return mean
+
+    def on_train_epoch_end(self) -> None:
+        check_weights(self.named_parameters(), self.trainer.global_step)
 
     def _count_the_step_before(self) -> None:
         """For ``global_step``, and the step that loggers write down. Lightning itself counts the last of a block."""
@@ -192,9 +208,13 @@ class StepsInBlocks(L.LightningModule):
         loader = self._loader()
         return loader is not None and loader.steps_per_call is not None
 
-    def _who_knows_blocks(self) -> type[L.LightningModule]:
-        """The class that says what a batch of a block costs. What a subclass of it overrides may not know blocks."""
-        return next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
+    def why_no_blocks(self) -> str | None:
+        """A reason of the module's own to take one batch at a time, in words."""
+        return None
+
+    def _why_not(self) -> str | None:
+        knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
+        return self.why_no_blocks() or why_not_in_blocks(self.trainer, self, knows)
 
 
 def _averaged_over_processes(
@@ -247,3 +267,10 @@ def say_where_it_is(state: dict[str, Any], trainer: L.Trainer, served: int | Non
         for count, more in ((current, served - current["ready"]), (batches["total"], uncounted)):
             for name in count:
                 count[name] += more
+
+
+def total_steps(trainer: L.Trainer) -> int | float:
+    """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
+    steps = trainer.estimated_stepping_batches
+    trainer.fit_loop._combined_loader = None  # made for that; the one to come takes its place from the checkpoint
+    return steps
