@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -109,13 +109,12 @@ class LitTwoLayer(StepsInBlocks):
         self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
         self._examples = 0
         self._logged = False
-        self._start: Tensor | None = None  # the first cost of this fit
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return
-        self._start = None
+        self.first_cost = None
         if self.standardize and data is not None and hasattr(data, "train_inputs"):
             self.standardize_inputs.fit(data.train_inputs, "train_inputs")
             if self.standardize_targets is not None:
@@ -148,6 +147,26 @@ class LitTwoLayer(StepsInBlocks):
         """After what the scheduler is stepped."""
         by_step = _class_of(self.lr_scheduler) in (OneCycleLR, CyclicLR)
         return self.scheduler_interval or ("step" if by_step else "epoch")
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run is compared by, beside the hyperparameters of the network: optimizer, learning rate, data."""
+        optimizer, data = self.trainer.optimizers[0], getattr(self.trainer, "datamodule", None)
+        schedulers = [type(config.scheduler).__name__ for config in self.trainer.lr_scheduler_configs]
+        options = {f"optimizer.{name}": value for name, value in optimizer.param_groups[0].items() if name != "params"}
+        options |= {f"data.{name}": value for name, value in vars(data or object).items() if not name.startswith("_")}
+        return {
+            "optimizer": type(optimizer).__name__,
+            "learning_rate": options.pop("optimizer.lr"),
+            "lr_scheduler": ", ".join(schedulers) or None,
+            "batch_size": getattr(self.trainer.train_dataloader, "batch_size", None),
+            "data": type(data or self.trainer.train_dataloader).__name__,
+            **{name: value for name, value in options.items() if isinstance(value, bool | int | float | str)},
+        }
 
     def why_no_blocks(self) -> str | None:
         if self.lr_scheduler is not None and self._interval() == "step":
@@ -207,8 +226,6 @@ class LitTwoLayer(StepsInBlocks):
         return gradients
 
     def after_steps(self, cost: Tensor, examples: int) -> None:
-        if self._start is None:
-            self._start = cost
         self._costs = self._costs + cost * examples
         self._examples += examples
         # With the last steps of an epoch, so that callbacks find it at the epoch's end. Where something else ends the
@@ -242,12 +259,12 @@ class LitTwoLayer(StepsInBlocks):
     def _check_training(self, J: float) -> None:
         if not math.isfinite(J):  # on a GPU; elsewhere each step is looked at
             raise FloatingPointError(f"train_loss is {J} after epoch {self.trainer.current_epoch}")
-        if self._start is not None and J > 1e10 * self._start.item() > 0:
-            rank_zero_warn(
+        if self.first_cost is not None and J > 1e10 * self.first_cost.item() > 0:
+            rank_zero_info(
                 f"train_loss is {J:.3g} after epoch {self.trainer.current_epoch}, more than ten orders above the cost "
-                f"at the start, {self._start.item():.3g}: the learning rate may be too large"
+                f"at the start, {self.first_cost.item():.3g}: the learning rate may be too large"
             )
-            self._start = None
+            self.first_cost = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")

@@ -40,6 +40,9 @@ class StepsInBlocks(L.LightningModule):
     Args:
         steps_per_call: the most optimiser steps in a block; None for Lightning's own step, a batch at a time.
 
+    Attributes:
+        first_cost: of the fit; to be set to None before another one.
+
     Raises:
         ValueError, TypeError: ``steps_per_call`` is no integer of at least one. Later, in a fit: a loader brings blocks
             where something asks for every single batch.
@@ -66,6 +69,7 @@ class StepsInBlocks(L.LightningModule):
     def __init__(self, steps_per_call: int | None = 32) -> None:
         super().__init__()
         self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
+        self.first_cost: Tensor | None = None
         self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
 
     def batch_loss(self, batch: Any) -> Tensor:
@@ -139,6 +143,8 @@ class StepsInBlocks(L.LightningModule):
         J = self.batch_loss(batch)
         if J.device.type == "cpu":  # looking would make a GPU wait; there, on_train_epoch_end looks
             check_step(J.detach(), self.trainer.global_step + 1, batch)
+        if self.first_cost is None:
+            self.first_cost = J.detach()
         self.after_steps(J.detach(), len(batch[0]))
         return J
 
@@ -179,6 +185,8 @@ class StepsInBlocks(L.LightningModule):
                 self._count_the_step_before()
             costs.append(step(partial(gradients, batch)))
             sizes.append(len(batch[0]))
+        if self.first_cost is None:
+            self.first_cost = costs[0]
         if len(set(sizes)) == 1:
             mean = torch.stack(costs).mean()
         else:
