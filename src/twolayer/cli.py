@@ -24,8 +24,8 @@ import twolayer.data  # noqa: F401  its DataModules can then be named without th
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
 from twolayer.training.module import LitTwoLayer
+from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
-from twolayer.training.without_validation import WithoutValidation
 
 PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
 
@@ -163,7 +163,7 @@ class TwoLayerCLI(LightningCLI):
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         if not barebones:
             callbacks = [*callbacks, RecordEnvironment()]
-        return super()._instantiate_trainer({**config, "callbacks": [WithoutValidation(), *others]}, callbacks)
+        return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
 
     def before_fit(self) -> None:
         rank_zero_info(f"{self.model.net}")
@@ -190,7 +190,9 @@ class TwoLayerCLI(LightningCLI):
                     one for one in callbacks if not is_overridden("on_load_checkpoint", one, Callback)
                 ]
             model = self.untrained if best else self.model
-            found = trainer.test(model, datamodule=self.datamodule, ckpt_path=best or None)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+                found = trainer.test(model, datamodule=self.datamodule, ckpt_path=best or None)
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
             if found:
                 self.model = model

@@ -61,8 +61,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
     if trainer.accumulate_grad_batches != 1:
         yield f"accumulate_grad_batches is {trainer.accumulate_grad_batches}"
     for name in ("limit_train_batches", "val_check_interval"):
-        value = getattr(trainer, name, "a time")  # Lightning keeps a time under another name
-        if value == "a time":
+        value = getattr(trainer, name, None)
+        if value is None:  # Lightning keeps a time under another name
             yield f"{name} is a time, which may end at every batch"
         elif not (isinstance(value, float) and value == 1.0):
             yield f"{name} is {value}, which counts batches"

@@ -37,13 +37,10 @@ def check_step(J: Tensor, step: int, batch: Any) -> None:
     if not math.isfinite(value):
         found = of_a_batch(batch)
         reason = (
-            f"{found} of its batch"
-            if found
-            else f"its rows are finite, so step {step - 1} left weights, or they grew, beyond what the dtype holds: "
-            "try a smaller learning rate, or clip the gradients"
-            if step > 1
-            else "its rows are finite, so they or the first weights are too large"
+            f"{found} of its batch" if found else f"its rows are finite, so the weights after step {step - 1} are not"
         )
+        if not found:
+            reason += ", or too large for the dtype: try a smaller learning rate, or clip the gradients"
         raise FloatingPointError(f"the cost is {value} at step {step}: {reason}")
 
 

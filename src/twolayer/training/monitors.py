@@ -1,4 +1,4 @@
-"""What watches a validation metric follows the training's where there is no validation: ``WithoutValidation``."""
+"""What early stopping, the best checkpoint and plateaus watch, and when: ``Monitors``."""
 
 from typing import Any
 
@@ -8,28 +8,31 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
-class WithoutValidation(Callback):
-    """Lets early stopping, the best checkpoint and plateaus follow ``train_loss`` in a fit without validation.
+class Monitors(Callback):
+    """Lets what watches a metric of the validation look when there is a new one, and follow ``train_loss`` if none is.
 
-    It has to come before the callbacks that it looks after.
+    Lightning's early stopping looks at the end of an epoch, which may come without a validation where ``max_steps``
+    ends it. This callback has to come before those that it looks after.
 
-    >>> trainer = L.Trainer(callbacks=WithoutValidation(), accelerator="cpu", logger=False)
+    >>> trainer = L.Trainer(callbacks=Monitors(), accelerator="cpu", logger=False)
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not hasattr(trainer, "val_check_interval"):  # a time; Lightning's EarlyStopping would look for it in vain
             trainer.val_check_interval = None  # type: ignore[assignment]
-        if stage != "fit" or _validates(trainer, pl_module):
+        if stage != "fit":
             return
         module: Any = pl_module
+        validates = _validates(trainer, pl_module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None and not validates:
                 callback.monitor = _instead(callback.monitor)
-            if isinstance(callback, EarlyStopping):
-                callback._check_on_train_epoch_end = True
-        if hasattr(module, "scheduler_monitor"):
-            module.scheduler_monitor = _instead(module.scheduler_monitor)
-        rank_zero_info("There is no validation: early stopping, the best checkpoint and plateaus follow train_loss")
+            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+                callback._check_on_train_epoch_end = not callback.monitor.startswith("val_")
+        if not validates:
+            if hasattr(module, "scheduler_monitor"):
+                module.scheduler_monitor = _instead(module.scheduler_monitor)
+            rank_zero_info("There is no validation: early stopping, the best checkpoint and plateaus follow train_loss")
 
 
 def _instead(monitor: str) -> str:
