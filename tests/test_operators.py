@@ -6,15 +6,15 @@ from problems import problem
 from torch.utils.flop_counter import FlopCounterMode
 
 from twolayer.functional import BACKWARDS
-from twolayer.tasks import PAIRING, TASKS
+from twolayer.tasks import PAIRING
 
 M, N_X, N_H = 23, 5, 7
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("along_X", [False, True])
-@pytest.mark.parametrize("task", [*TASKS, PAIRING])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("task", ["multiclass", PAIRING])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype, task, along_X, requires_grad):
     p = problem("tanh", "multilabel" if task == PAIRING else task, m=M, n_x=N_X, n_h=N_H, soft=True, dtype=dtype)
     parameters = [V.requires_grad_(requires_grad) for V in p.network[1:]]

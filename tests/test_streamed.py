@@ -23,7 +23,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.backward.gradients import Gradients
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, chunked, plain
-from twolayer.tasks import COSTS, PAIRING, TASKS, Direction, Objective
+from twolayer.tasks import COSTS, PAIRING, TASKS, Direction, Objective, Plan
 
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -302,7 +302,7 @@ def test_half_precision_gradients_are_scaled_before_they_are_rounded():
 
 def test_derivatives_of_what_is_refused():
     p = problem("tanh", "multiclass", m=M, soft=True)
-    options = (Objective("tanh", "multiclass"), choice.Plan())
+    options = (Objective("tanh", "multiclass"), Plan())
     J, *_ = Gradients.apply(p.X, p.Y.requires_grad_(), *p.network[1:], None, None, *options)
     with pytest.raises(RuntimeError, match="targets and weights"):
         J.backward()

@@ -11,8 +11,8 @@ from torch import Tensor
 from twolayer.activations import ACTIVATIONS
 from twolayer.context import autocast_enabled, can_look_at, is_expanded, is_freed
 from twolayer.equations import Parameters
-from twolayer.kernels.choice import KERNELS, Plan
-from twolayer.tasks import TASKS, Direction, Examples, Objective
+from twolayer.kernels import KERNELS
+from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
 
 REDUCTIONS = ("mean", "sum", "none")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

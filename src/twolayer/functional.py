@@ -29,8 +29,7 @@ from twolayer.backward import autograd, gradients, manual, streamed
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels import operators as operators  # registers them
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import PAIRING, Examples, Objective
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 MODES: dict[str, Any] = {"autograd": autograd, "manual": manual, "streamed": streamed}
 BACKWARDS = tuple(MODES)

@@ -267,3 +267,14 @@ class Objective:
         if self.reduction == "mean":
             return L.mean() if weights is None else L.sum()
         return L.sum() if self.reduction == "sum" else L
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pass is to run, and whether it gives ``dX`` too."""
+
+    chunk_size: int | None = None
+    """Examples at a time in PyTorch's operators."""
+    kernel: str | None = None
+    """One of ``twolayer.kernels.KERNELS``, or None for the fastest that can run."""
+    input_gradient: bool = False

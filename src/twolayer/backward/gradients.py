@@ -15,9 +15,8 @@ from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
 from twolayer.kernels.plain import added
-from twolayer.tasks import PAIRING, TASKS, Direction, Examples, Objective
+from twolayer.tasks import PAIRING, TASKS, Direction, Examples, Objective, Plan
 
 Tensors = tuple[Any, ...]
 """Tensors, and None where there is none. At a Function's boundary they stand one after the other, first those along

@@ -16,8 +16,7 @@ from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import autocast_dtype, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import plain
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import Examples, Objective
+from twolayer.tasks import Examples, Objective, Plan
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:

@@ -15,8 +15,7 @@ from twolayer.backward.gradients import Gradients, Tensors, at_least_float32
 from twolayer.context import autocast_dtype, may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import PAIRING, Examples, Objective
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 
 @whole_in_graphs

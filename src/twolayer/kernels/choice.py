@@ -9,7 +9,6 @@
 - ``"torch"`` is :mod:`~twolayer.kernels.chunked`, or ``plain`` where the examples fit one chunk.
 """
 
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,23 +17,11 @@ from torch import Tensor
 
 from twolayer import context
 from twolayer.equations import Parameters
-from twolayer.kernels import chunked, cpu, gpu, memory, plain
-from twolayer.tasks import PAIRING, Direction, Examples, Objective
+from twolayer.kernels import KERNELS, chunked, cpu, gpu, memory, plain
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, Plan
 
-KERNELS = ("torch", "cpu", *gpu.KERNELS)
 DEVICES = {"cpu": "cpu", "triton_descent": "cuda", **dict.fromkeys(gpu.KERNELS, "cuda")}
 """On which a kernel runs that is not PyTorch's operators."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a pass is to run, and whether it gives ``dX`` too."""
-
-    chunk_size: int | None = None
-    """Examples at a time in PyTorch's operators."""
-    kernel: str | None = None
-    """One of ``KERNELS``, or None for the fastest that can run."""
-    input_gradient: bool = False
 
 
 def kernel_for(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> str:

@@ -16,8 +16,7 @@ from torch import Tensor
 from twolayer import context
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import PAIRING, Direction, Examples, Objective
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, Plan
 
 EXAMPLES = "Tensor X, Tensor Y, Tensor? sample_weight, Tensor? class_weight"
 PARAMETERS = "Tensor W1, Tensor b1, Tensor W2, Tensor b2"

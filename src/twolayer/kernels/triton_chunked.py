@@ -4,7 +4,7 @@ Where a product is large, the library's is the fastest. What stands between them
 cost and output error; the derivative. No ``(m, n_h)`` array is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -94,7 +94,7 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     return f"a row of logits does not fit the registers: n_y is {n_y}, at most 4096" if n_y > 4096 else None
 
 
-def plan(p: Pass) -> Sequence[Callable[[], object]]:
+def plan(p: Pass) -> Sequence[Any]:
     """What to call."""
     p.allocate(1, 2 * p.multiprocessors, errors=False)
     # An array of one number, since a number alone would first be rounded to the dtype of dX.

@@ -216,7 +216,7 @@ def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
 
 
 def run(
-    plan: Callable[[Pass], Sequence[Callable[[], object]]],
+    plan: Callable[[Pass], Sequence[Any]],
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
