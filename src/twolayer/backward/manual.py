@@ -13,7 +13,7 @@ from torch import Tensor
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
-from twolayer.context import autocast_dtype, saved_for_jvp
+from twolayer.context import autocast_dtype, autocast_enabled, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import plain
 from twolayer.tasks import Examples, Objective, Plan
@@ -28,7 +28,9 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
 
 @whole_in_graphs
 def loss(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> Tensor:
-    """``J``, or the loss of each example."""
+    """``J``, or the loss of each example. Under autocast it goes by the logits, whose products autocast converts."""
+    if autocast_enabled(examples.X.device):
+        return gradients.cost(logits(examples.X, parameters, objective.activation, plan), examples, objective)
     return gradients.loss(examples, parameters, objective, plan, logits)
 
 
