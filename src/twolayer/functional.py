@@ -34,6 +34,7 @@ from twolayer.checks import (
     no_autocast,
     one_of,
 )
+from twolayer.kernels.library import cpu_level as cpu_level  # public here too
 from twolayer.passes import check_pass
 from twolayer.passes import kernel_for as kernel_for  # public here too
 from twolayer.tasks import TASKS, dense_targets, smoothed

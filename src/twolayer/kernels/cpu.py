@@ -1,32 +1,14 @@
-"""The pass as one program for the CPU: ``cpu.cpp``, compiled on and for this machine when it is first used.
-
-That takes some seconds and a C++ compiler (``$CXX``, or ``c++``, ``g++`` or ``clang++`` in the path). The library is
-kept in ``$XDG_CACHE_HOME/twolayer``. Where there is no compiler, the pass runs in PyTorch's operators.
-"""
+"""The pass as one program for the CPU: ``cpu.cpp``, compiled when the package is built, see :mod:`.library`."""
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shlex
-import shutil
 import struct
-import subprocess
-import tempfile
-import warnings
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
 from twolayer.kernels import memory
-
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
-NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+from twolayer.kernels.library import Kernel, load
 
 # Their places in the enums of cpu.cpp.
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
@@ -44,61 +26,8 @@ WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
 
-def compiler() -> list[str] | None:
-    """The command of the C++ compiler, or None."""
-    if "CXX" in os.environ:
-        return shlex.split(os.environ["CXX"]) or None
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    return None if found is None else [found]
-
-
-def _processor() -> str:
-    """What tells processors apart that need a library of their own."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-    return "\n".join([platform.platform(), platform.processor(), *sorted(told)])
-
-
-def build(command: list[str]) -> Path:
-    """The compiled library, from the cache or made now: written beside its place and renamed.
-
-    Raises:
-        RuntimeError: the compiler fails; the message has its words.
-    """
-    command = [*command, *FLAGS, NATIVE, str(SOURCE)]
-    key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), *map(os.fsencode, command), _processor().encode()]))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twolayer"
-    path = folder / f"cpu-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        logging.getLogger("twolayer").info("compiling %s", SOURCE.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            made = Path(beside) / path.name
-            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{shlex.join(command)} failed: {done.stderr.strip()}")
-            made.replace(path)
-    return path
-
-
-@cache
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
-    command = compiler()
-    if command is None:
-        return "there is no C++ compiler"
-    try:
-        library = ctypes.CDLL(str(build(command)))
-    except (OSError, RuntimeError) as error:
-        warnings.warn(f"the CPU kernel is not used: {error}", stacklevel=2)
-        return str(error)
-    library.twolayer_pass.argtypes = [ctypes.c_char_p]
-    return library
-
-
 def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = None) -> str | None:
-    """What keeps the kernel from a call, or None. Compiles it if it can run and is not compiled yet."""
+    """What keeps the kernel from a call, or None."""
     if W1.device.type != "cpu":
         return f"it runs on a CPU, and W1 is on {W1.device}"
     if not W1.dtype == X.dtype == torch.float32:
@@ -110,8 +39,8 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
     reason = memory.why_not(X, Y, W1)
     if reason is not None:
         return reason
-    library = _load()
-    return library if isinstance(library, str) else None
+    kernel = load()
+    return kernel if isinstance(kernel, str) else None
 
 
 def loss_and_grads(
@@ -135,8 +64,8 @@ def loss_and_grads(
     On as many threads as :func:`torch.get_num_threads` says, if there is work for them; for a number of threads, the
     result is the same to the last bit each time.
     """
-    library = _load()
-    assert isinstance(library, ctypes.CDLL), library
+    kernel = load()
+    assert isinstance(kernel, Kernel), kernel
     (m, n_x), n_h, n_y = X.shape, len(b1), len(b2)
     parameters = {name: V.contiguous() for name, V in {"W1": W1, "b1": b1, "W2": W2, "b2": b2}.items()}
     if class_weight is not None:
@@ -145,7 +74,7 @@ def loss_and_grads(
     dX = X.new_empty(m, n_x) if input_gradient else None
     J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
-    failed = library.twolayer_pass(
+    failed = kernel.library.twolayer_pass(
         ARGUMENTS.pack(
             *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), J)),
             ctypes.addressof(divisor),
