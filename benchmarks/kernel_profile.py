@@ -53,7 +53,7 @@ def shares(index: int) -> dict[str, float]:
         report = ["perf", "report", "-i", data, "--stdio", "--no-children", "-F", "overhead,dso,sym"]
         printed = subprocess.run(report, check=True, capture_output=True, text=True).stdout
     found: dict[str, float] = defaultdict(float)
-    for percent, symbol in re.findall(r"^\s*([\d.]+)%\s+cpu-\w+\.so\s+\[\.\] (.+)$", printed, re.MULTILINE):
+    for percent, symbol in re.findall(r"^\s*([\d.]+)%\s+cpu-[\w-]+\.so\s+\[\.\] (.+)$", printed, re.MULTILINE):
         found[next(part for name, part in PARTS.items() if name in symbol)] += float(percent)
     total = sum(found.values())
     return {part: 100 * share / total for part, share in found.items()}

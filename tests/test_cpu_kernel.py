@@ -1,9 +1,4 @@
-"""The compiled kernel against PyTorch in float64; what it does not take; how it is built."""
-
-import platform
-import subprocess
-import sys
-from pathlib import Path
+"""The compiled kernel against PyTorch in float64, on every level that this processor runs; what it does not take."""
 
 import pytest
 import torch
@@ -13,12 +8,23 @@ from torch.nn import functional as F
 
 from twolayer import functional
 from twolayer.activations import ACTIVATIONS
-from twolayer.kernels import cpu
+from twolayer.kernels import cpu, library
 from twolayer.tasks import PAIRING, TASKS
 
-pytestmark = pytest.mark.skipif(cpu.compiler() is None, reason="needs a C++ compiler")
+KERNEL = library.load()
+pytestmark = pytest.mark.skipif(isinstance(KERNEL, str), reason=f"needs the CPU kernel: {KERNEL}")
 
 EPS = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(params=[] if isinstance(KERNEL, str) else KERNEL.levels)
+def level(request, monkeypatch):
+    """Each level that this processor runs."""
+    monkeypatch.setenv("TWOLAYER_CPU_LEVEL", request.param)
+    library.load.cache_clear()
+    assert library.cpu_level() == request.param
+    yield request.param
+    library.load.cache_clear()
 
 
 @pytest.fixture(params=[1, 3])
@@ -61,19 +67,19 @@ def of_size(activation, task, *, scale=1.0, **sizes):
 )
 @pytest.mark.parametrize(("n_x", "n_h"), [(5, 7), (1, 3), (70, 45)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_cost_and_gradients_are_those_of_torch(activation, task, n_x, n_h, n_y, threads):
+def test_cost_and_gradients_are_those_of_torch(activation, task, n_x, n_h, n_y, threads, level):
     p = of_size(activation, task, m=53, n_x=n_x, n_h=n_h, n_y=n_y)
     assert_true(p, kernel(p, input_gradient=True))
 
 
 @pytest.mark.parametrize(("n_x", "n_h"), [(256, 45), (700, 300)])  # rows that are copied; a wide network
-def test_many_rows(n_x, n_h, threads):
+def test_many_rows(n_x, n_h, threads, level):
     p = of_size("tanh", "multiclass", m=1501, n_x=n_x, n_h=n_h)
     assert_true(p, kernel(p, input_gradient=True))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_weights_and_smoothing(task, threads):
+def test_weights_and_smoothing(task, threads, level):
     p = of_size("tanh", task, m=53, n_x=5, n_h=7, soft=True)
     weights = torch.rand(53, generator=torch.Generator().manual_seed(1))
     smoothing = 0.0 if task == "regression" else 0.1
@@ -83,7 +89,7 @@ def test_weights_and_smoothing(task, threads):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_class_weights(task, soft):
+def test_class_weights(task, soft, level):
     p = of_size("tanh", task, m=53, n_x=5, n_h=7, soft=soft)
     class_weight = torch.tensor([0.5, 2.0, 1.0, 3.0][: 2 if task == "binary" else 4], dtype=torch.float64)
     Y = p.Y.double() if p.Y.is_floating_point() else F.one_hot(p.Y, 4).double()
@@ -129,7 +135,7 @@ def test_sums_do_not_get_worse_as_the_examples_get_more():
         assert relative_error(grads[name], dV) < 1e-5
 
 
-def test_it_is_bitwise_repeatable(threads):
+def test_it_is_bitwise_repeatable(threads, level):
     p = of_size("sigmoid", "multiclass", m=1501, n_x=33, n_h=45)
     first, second = kernel(p), kernel(p)
     assert torch.equal(first[0], second[0])
@@ -137,7 +143,7 @@ def test_it_is_bitwise_repeatable(threads):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_activations_are_good_to_some_last_places(activation):
+def test_activations_are_good_to_some_last_places(activation, level):
     """``g`` of one number at a time, which comes out as ``db2`` of a regression towards 0, and ``g'`` as ``db1``."""
     z = torch.cat([torch.linspace(-12, 12, 801), torch.logspace(-30, 2, 200), -torch.logspace(-30, 2, 200)])
     one, zero = torch.ones(1, 1), torch.zeros(1)
@@ -149,7 +155,7 @@ def test_activations_are_good_to_some_last_places(activation):
             assert abs(grads["b2"] - a) <= 2 * EPS * abs(a)
 
 
-def test_the_cost_is_finite_and_exact_for_any_logits():
+def test_the_cost_is_finite_and_exact_for_any_logits(level):
     z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])])
     one, zero = torch.ones(1, 1), torch.zeros(1)
     for x in z:
@@ -165,7 +171,7 @@ def test_the_cost_is_finite_and_exact_for_any_logits():
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_what_is_no_number_stays_none(activation, task):
+def test_what_is_no_number_stays_none(activation, task, level):
     p = of_size(activation, task, m=53, n_x=5, n_h=7)
     p.X[17, 2] = torch.nan
     J, grads = kernel(p)
@@ -190,7 +196,7 @@ def test_numbers_below_the_smallest_are_zero_and_the_mode_of_the_processor_stays
 
 
 @pytest.mark.parametrize("n_y", [1, 9])
-def test_what_comes_back_to_the_logits(n_y):
+def test_what_comes_back_to_the_logits(n_y, level):
     """The cost ``Σ Z2 ⊙ dZ2``, a sum, whose gradients are those along ``dZ2``; also of no examples at all."""
     p = of_size("tanh", "regression", m=53, n_x=5, n_h=7, n_y=n_y)
     inputs = [V.double().requires_grad_() for V in p.network]
@@ -268,67 +274,6 @@ def test_chunks_are_obeyed():
         functional.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
     with pytest.raises(ValueError, match=r"kernel must be one of 'torch', 'cpu', .*, got 'gpu'"):
         functional.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
-
-
-@pytest.fixture
-def fresh(monkeypatch, tmp_path):
-    """Nothing is compiled yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu._load.cache_clear()
-    yield tmp_path
-    cpu._load.cache_clear()
-
-
-def test_without_a_compiler_torch_runs(fresh, monkeypatch):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(fresh))
-    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
-    with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler"):
-        functional.loss_and_grads(
-            *p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu"
-        )
-
-
-def test_a_compiler_that_fails_is_heard_once(fresh, monkeypatch):
-    monkeypatch.setenv("CXX", f"{sys.executable} -c 'raise SystemExit(\"out of ink\")'")
-    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    with pytest.warns(UserWarning, match="the CPU kernel is not used: .*out of ink"):
-        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
-    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
-    assert not list(fresh.rglob("*.so"))
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this kind")
-@pytest.mark.parametrize("processor", ["x86-64", "haswell"])
-def test_shorter_vectors(fresh, monkeypatch, processor):
-    """Builds for older processors, with other sizes of blocks; what has AVX-512 runs them too."""
-    if processor == "haswell" and "AVX" not in torch.backends.cpu.get_cpu_capability():
-        pytest.skip("this processor does not run it")
-    monkeypatch.setattr(cpu, "NATIVE", f"-march={processor}")
-    for n_x, n_h, n_y in ((5, 7, 1), (70, 45, 9)):
-        p = of_size("tanh", "regression", m=153, n_x=n_x, n_h=n_h, n_y=n_y)
-        assert_true(p, kernel(p, input_gradient=True))
-
-
-BUILD = """
-import torch
-from twolayer.kernels import cpu
-print(cpu.build(cpu.compiler()))
-"""
-
-
-def test_processes_that_build_at_once_build_the_same(fresh):
-    source = str(Path(cpu.__file__).parents[2])
-    building = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r})\n{BUILD}"], stdout=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    paths = {process.communicate()[0].decode().strip() for process in building}
-    assert all(process.returncode == 0 for process in building)
-    assert [str(path) for path in fresh.rglob("*.*")] == list(paths)
 
 
 MEMORY = """

@@ -29,6 +29,7 @@ from twolayer.backward import autograd, gradients, manual, streamed
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels import operators as operators  # registers them
+from twolayer.kernels.library import cpu_level as cpu_level  # public here too
 from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 MODES: dict[str, Any] = {"autograd": autograd, "manual": manual, "streamed": streamed}

@@ -1,0 +1,111 @@
+"""Compiles the CPU kernel when the package is built: ``cpu.cpp`` once for each level of processors.
+
+Hatchling runs it for every wheel and every editable install. The libraries come to lie in ``built``, beside their
+sources, with ``libraries.json``, which holds their checksums and those of the sources, or why there are none: without
+a compiler the package works too. After a change to the sources, ``python hatch_build.py`` compiles them anew.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+KERNELS = Path(__file__).parent / "src" / "twolayer" / "kernels"
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
+LEVELS: dict[str, list[str]] = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    LEVELS = {level: [f"-march={level}"] for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4")}
+
+
+def compiler() -> list[str]:
+    """The command of the C++ compiler: ``$CXX``, or what is in the path.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if found is None:
+        raise RuntimeError("there was no C++ compiler")
+    return shlex.split(found)
+
+
+def compile_to(library: Path, source: Path, flags: list[str]) -> None:
+    """One library from one source.
+
+    Raises:
+        RuntimeError: the compiler cannot be run or fails; the message has its words.
+    """
+    command = [*compiler(), *FLAGS, *flags, str(source), "-o", str(library)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"the C++ compiler {command[0]} could not be run: {error}") from None
+    if done.returncode:
+        raise RuntimeError(f"the C++ compiler failed: {shlex.join(command)}\n{done.stderr.strip()}")
+
+
+def build(kernels: Path = KERNELS) -> str | None:
+    """Compiles the libraries and writes ``libraries.json``; returns why it could not, or None."""
+    # What checks processors runs on all of them: it has no flags of a level.
+    wanted = {"level": ("cpu_level.cpp", []), **{level: ("cpu.cpp", flags) for level, flags in LEVELS.items()}}
+    names = {level: f"cpu-{level}.so" for level in wanted}
+    made: dict[str, Any] = {"failed": None, "levels": [*LEVELS], "sources": {}, "libraries": {}}
+    for source in sorted([*kernels.glob("*.cpp"), *kernels.glob("*.h")]):
+        made["sources"][source.name] = checksum(source)
+    failed = None
+    place = kernels / "built"
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as folder, ThreadPoolExecutor(os.cpu_count()) as threads:
+        building = [
+            threads.submit(compile_to, Path(folder, names[level]), kernels / source, flags)
+            for level, (source, flags) in wanted.items()
+        ]
+        try:
+            for one in building:
+                one.result()
+        except RuntimeError as error:
+            failed = str(error)
+            made["failed"] = failed.splitlines()[0]
+        for old in place.glob("*.so"):
+            old.unlink()
+        if failed is None:
+            made["libraries"] = {level: checksum(Path(folder, name)) for level, name in names.items()}
+            for name in names.values():  # renamed, not written over: a process may run the former one
+                Path(folder, name).replace(place / name)
+        manifest = Path(folder, "libraries.json")
+        manifest.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        manifest.replace(place / manifest.name)
+    return failed
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class KernelBuildHook(BuildHookInterface[Any]):
+    """Hatchling's way in."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        failed = build()
+        build_data["artifacts"].append("src/twolayer/kernels/built")
+        if failed is None:
+            machine = sysconfig.get_platform().replace("universal2", platform.machine())
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{machine.replace('-', '_').replace('.', '_')}"
+        else:
+            self.app.display_warning(f"twolayer is built without its CPU kernel: {failed}")
+
+
+if __name__ == "__main__":
+    sys.exit(build())
