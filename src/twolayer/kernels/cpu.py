@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
+from twolayer.checks import check_range, check_weights
 from twolayer.kernels import memory
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -32,14 +33,25 @@ NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-mar
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
 TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression", "pairing"])}
 DTYPES = {
-    torch.float32: 1,
-    torch.float64: 2,
-    torch.int64: 3,
-    torch.int32: 4,
-    torch.uint8: 5,
-    torch.bool: 5,
+    dtype: number
+    for number, dtype in enumerate(
+        [
+            torch.float32,
+            torch.float64,
+            torch.bool,
+            torch.uint8,
+            torch.int8,
+            torch.int16,
+            torch.int32,
+            torch.int64,
+            torch.uint16,
+            torch.uint32,
+            torch.uint64,
+        ]
+    )
 }
-ARGUMENTS = struct.Struct("=15q12q2d")
+NO_MEMORY, _, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT = range(1, 6)
+ARGUMENTS = struct.Struct("=14q14q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 
@@ -105,8 +117,8 @@ def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = Non
         return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
-    if sample_weight is not None and not (sample_weight.dtype == torch.float32 and sample_weight.is_contiguous()):
-        return "it reads contiguous float32 weights"
+    if sample_weight is not None and sample_weight.dtype not in (torch.float32, torch.float64):
+        return f"it reads weights of float32 and float64, and sample_weight is {sample_weight.dtype}"
     reason = memory.why_not(X, Y, W1)
     if reason is not None:
         return reason
@@ -140,24 +152,25 @@ def loss_and_grads(
     (m, n_x), n_h, n_y = X.shape, len(b1), len(b2)
     parameters = {name: V.contiguous() for name, V in {"W1": W1, "b1": b1, "W2": W2, "b2": b2}.items()}
     if class_weight is not None:
-        class_weight = class_weight.to(torch.float32).contiguous()
+        class_weight = class_weight.to(torch.float64).contiguous()
     grads = {name: torch.empty_like(V) for name, V in parameters.items()}
     dX = X.new_empty(m, n_x) if input_gradient else None
-    J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
+    J = torch.empty((), dtype=torch.float32)
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
     failed = library.twolayer_pass(
         ARGUMENTS.pack(
             *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), J)),
-            ctypes.addressof(divisor),
             m,
             n_x,
             n_h,
             n_y,
             X.stride(0),
             Y.stride(0),
+            0 if sample_weight is None else sample_weight.stride(0),
             ACTIVATIONS[activation],
             TASKS[task],
             DTYPES[Y.dtype],
+            0 if sample_weight is None else DTYPES[sample_weight.dtype],
             task != "multiclass" or Y.is_floating_point(),
             reduction == "mean",
             max(1, min(torch.get_num_threads(), work // WORTH_A_THREAD)),
@@ -166,10 +179,35 @@ def loss_and_grads(
         )
     )
     if failed:
-        raise MemoryError("the CPU kernel got no memory")
+        raise refusal(failed, Y, task, n_y, sample_weight, class_weight)
     if dX is not None:
-        grads["X"] = dX.div_(divisor.value)
+        grads["X"] = dX
     return J, grads
+
+
+def refusal(
+    code: int, Y: Tensor, task: str, n_y: int, sample_weight: Tensor | None, class_weight: Tensor | None
+) -> Exception:
+    """The exception for what a function of the library returned, with the words of :mod:`twolayer.checks`.
+
+    Args:
+        code: of ``enum Refused``.
+        others: what the kernel was given.
+    """
+    try:
+        if code == TARGETS and task == "multiclass" and not Y.is_floating_point():
+            check_range("Y", Y.long(), 0, n_y - 1, f"{n_y} classes", IndexError)
+        elif code == TARGETS:
+            check_range("Y", Y if Y.is_floating_point() else Y.long(), 0, 1, f"task {task!r}")
+        elif code == SAMPLE_WEIGHT and sample_weight is not None:
+            check_weights("sample_weight", sample_weight)
+        elif code == CLASS_WEIGHT and class_weight is not None:
+            check_weights("class_weight", class_weight, zero_allowed=False)
+    except (IndexError, ValueError) as error:
+        return error
+    if code == NO_MEMORY:
+        return MemoryError("the CPU kernel got no memory")
+    return ValueError(f"the CPU kernel does not take these arguments ({code})")
 
 
 def _address(V: Tensor | None) -> int:
