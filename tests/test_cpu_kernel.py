@@ -1,5 +1,7 @@
 """The compiled kernel against PyTorch in float64, on every level that this processor runs; what it does not take."""
 
+import re
+
 import pytest
 import torch
 from problems import PARAMETERS, Problem, problem, relative_error, run_kernel
@@ -104,6 +106,124 @@ def test_targets_of_every_dtype(dtype):
     p.Y = p.Y.to(dtype)
     for found, dV in zip(kernel(p)[1].values(), expected[1].values(), strict=True):
         assert torch.equal(found, dV)
+
+
+@pytest.mark.parametrize(
+    "dtype", [dtype for dtype in cpu.DTYPES if not dtype.is_floating_point and dtype != torch.bool]
+)
+def test_more_classes_than_a_byte_has_numbers(dtype):
+    p = of_size("tanh", "multiclass", m=53, n_x=5, n_h=7, n_y=300)
+    p.Y = torch.arange(53) % 41
+    expected = truth(p)
+    p.Y = p.Y.to(dtype)
+    J, grads = kernel(p)
+    assert relative_error(J, expected[0]) < 50 * EPS
+    assert relative_error(grads["b2"], expected[1]["b2"]) < 50 * EPS
+
+
+REFUSED_VALUES = {
+    "Y must lie in [0, 3] for 4 classes, got values from 0 to 4": ("multiclass", torch.tensor([0, 4, 1])),
+    "Y must lie in [0, 3] for 4 classes, got values from -1 to 2": ("multiclass", torch.tensor([2, -1, 1])),
+    "Y must lie in [0, 1] for task 'multiclass', got values from 0.0 to 1.5": ("multiclass", torch.eye(4)[:3] * 1.5),
+    "Y must lie in [0, 1] for task 'binary', got values from 0 to 2": ("binary", torch.tensor([0, 2, 1])),
+    "Y must lie in [0, 1] for task 'binary', got values from nan to nan": ("binary", torch.tensor([0, torch.nan, 1])),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED_VALUES)
+def test_targets_out_of_range_are_refused_by_the_kernel_itself(words, threads):
+    task, Y = REFUSED_VALUES[words]
+    p = of_size("tanh", task, m=3, n_x=5, n_h=7)
+    p.Y = Y
+    with pytest.raises(ValueError, match="Y must lie in the range that the task asks for"):
+        kernel(p)
+    with pytest.raises(IndexError if "classes" in words else ValueError, match=re.escape(words)):
+        p.net().loss_and_grads(p.X, p.Y)  # the door's words
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_targets_a_rounding_beyond_their_range(dtype):
+    Y = torch.zeros(3, 1, dtype=dtype)
+    for _ in range(10):
+        Y += 0.1
+    p = of_size("tanh", "binary", m=3, n_x=5, n_h=7)
+    p.Y = torch.cat([Y[:1], -Y[:1] * EPS, Y[:1] * (1 + 2 * EPS)])
+    assert_true(p, kernel(p))
+
+
+@pytest.mark.parametrize("values", [[1.0, -1.0, 2.0], [0.0, 0.0, 0.0], [1.0, torch.inf, 1.0], [1.0, torch.nan, 1.0]])
+def test_wrong_weights_are_refused_by_the_kernel_itself(values, threads):
+    p = of_size("tanh", "binary", m=3, n_x=5, n_h=7)
+    with pytest.raises(ValueError, match="sample_weight must be finite, not negative and not all zero"):
+        kernel(p, sample_weight=torch.tensor(values))
+    if values[1] != 0:
+        with pytest.raises(ValueError, match="class_weight must be finite and positive"):
+            kernel(p, class_weight=torch.tensor(values[:2]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("scale", [1e-40, 1e-37, 1e-30, 1e30, 1e38])
+def test_the_scale_of_weights(scale, reduction, threads):
+    p = of_size("tanh", "multiclass", m=53, n_x=5, n_h=7)
+    weights = torch.rand(53, generator=torch.Generator().manual_seed(1)) + 0.5
+    weights = (weights * scale).clamp(max=3e38)
+    by_class = torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64)
+    for options, w in (
+        ({"sample_weight": weights}, weights.double()),
+        ({"class_weight": by_class * scale}, by_class[p.Y] * scale),
+        ({"sample_weight": weights.double(), "class_weight": by_class}, by_class[p.Y] * weights.double()),
+    ):
+        J, grads = kernel(p, input_gradient=True, reduction=reduction, **options)
+        true_J, true_grads = truth(p, weights=w / w.sum())
+        divisor = 1.0 if reduction == "mean" else w.sum()
+        for found, true in [(J, true_J), *((grads[name], dV) for name, dV in true_grads.items())]:
+            true = true * divisor
+            # What is beyond the range of float is infinite or a denormal number.
+            torch.testing.assert_close(found, true.float(), rtol=0, atol=50 * EPS * true.abs().max().item() + 2e-45)
+
+
+def test_weights_that_grow_by_many_orders(threads):
+    p = of_size("tanh", "binary", m=5003, n_x=5, n_h=7)
+    weights = torch.logspace(-38, 38, 5003)
+    assert_true(p, kernel(p, sample_weight=weights, input_gradient=False), weights.double())
+    assert_true(p, kernel(p, sample_weight=weights.flip(0), input_gradient=False), weights.flip(0).double())
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-37, 1e-30, 1e30, 1e37])
+def test_the_scale_of_what_comes_back_to_the_logits(scale):
+    p = of_size("tanh", "regression", m=53, n_x=5, n_h=7, n_y=3)
+    p.Y *= scale
+    inputs = [V.double().requires_grad_() for V in p.network]
+    grads = torch.autograd.grad(p.true_logits(*inputs), inputs, p.Y.double())
+    p.task = PAIRING
+    _, found = kernel(p, reduction="sum", input_gradient=True)
+    for name, dV in zip(("X", *PARAMETERS), grads, strict=True):
+        torch.testing.assert_close(found[name].double(), dV, rtol=0, atol=50 * EPS * dV.abs().max().item() + 1e-44)
+
+
+def test_infinite_logits_of_a_mask(threads):
+    """Logits of −∞ where the target is 0: as PyTorch for class indices, and the limit where PyTorch has none."""
+    inf = torch.inf
+    for n_y, k in ((4, 2), (40, 17)):
+        p = of_size("tanh", "multiclass", m=53, n_x=5, n_h=7, n_y=n_y)
+        p.Y.masked_fill_(k == p.Y, 0)
+        p.b2[k] = -inf
+        with_mask = kernel(p, input_gradient=True)
+        assert_true(p, with_mask)
+        p.Y = F.one_hot(p.Y, n_y)
+        p.Y = p.Y.float()
+        for found, dV in zip(kernel(p, input_gradient=True)[1].values(), with_mask[1].values(), strict=True):
+            assert torch.equal(found, dV)
+    p = of_size("tanh", "multilabel", m=53, n_x=5, n_h=7)
+    p.Y[:, 1], p.b2[1] = 0, -1e4
+    near = kernel(p)
+    for infinite, label in ((-inf, 0), (inf, 1)):
+        p.Y[:, 1], p.b2[1] = label, infinite
+        J, grads = kernel(p)
+        assert torch.equal(J, near[0])
+        assert all(torch.equal(grads[name], near[1][name]) for name in PARAMETERS)
+    p.Y[3, 1] = 0
+    assert kernel(p)[0] == inf
 
 
 def test_rows_with_strides():
@@ -255,8 +375,23 @@ def test_what_it_does_not_take_goes_to_torch_and_raises_where_asked_for(reason):
 
 def test_weights_that_it_does_not_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    for sample_weight in (torch.rand(53).double(), torch.rand(106)[::2]):
-        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=torch.rand(53).bfloat16()) == "torch"
+
+
+def test_weights_with_strides():
+    p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
+    weights = torch.rand(106)
+    for sample_weight in (weights[::2], weights.double()[::2], weights[:1].expand(53)):
+        assert_true(p, kernel(p, sample_weight=sample_weight), sample_weight.double())
+
+
+@pytest.mark.parametrize(("n_x", "n_h", "n_y"), [(0, 2, 1), (2, 0, 1), (2, 2, 0)])
+def test_no_features_units_or_outputs_are_an_error(n_x, n_h, n_y):
+    p = of_size("relu", "regression", m=3, n_x=2, n_h=2)
+    p.X, p.Y = torch.ones(3, n_x), torch.ones(3, n_y)
+    p.W1, p.b1, p.W2, p.b2 = torch.ones(n_h, n_x), torch.ones(n_h), torch.ones(n_y, n_h), torch.ones(n_y)
+    with pytest.raises(ValueError, match="the CPU kernel does not take these arguments"):
+        kernel(p)
 
 
 def test_inside_a_transform_there_is_no_memory_to_read():

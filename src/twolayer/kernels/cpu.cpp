@@ -3,7 +3,8 @@
 // The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
 // NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
 // is then a product of a few rows with a slab, `panel` below, and all four matrix products are calls of it.
-// Sums are formed in float over at most SPAN rows, beyond that in double.
+// Sums are formed in float over at most SPAN rows, beyond that in double. So that neither the weights' scale nor that
+// of the errors matters, float sums are in units of a power of two that is near the greatest of the errors.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,8 +12,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -42,21 +45,25 @@ constexpr long FEW = 8;        // outputs up to which Z2 is formed as dot produc
 typedef float vec __attribute__((vector_size(4 * VL), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
-enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU };
-enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING }; // PAIRING: L = Σ Z2 ⊙ Y
-enum Dtype { NONE, FLOAT32, FLOAT64, INT64, INT32, BYTE };
+enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU, ACTIVATIONS };
+enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING, TASKS }; // PAIRING: L = Σ Z2 ⊙ Y
+enum Dtype { FLOAT32, FLOAT64, BOOL, UINT8, INT8, INT16, INT32, INT64, UINT16, UINT32, UINT64, DTYPES };
+enum Refused { NOTHING, NO_MEMORY, UNKNOWN, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT }; // what comes back to Python
 
 // Filled in by cpu.py, field by field in this order, each of 8 bytes.
 struct Args {
     const float *X, *W1, *b1, *W2, *b2;
-    const void *Y;
-    const float *sample_weight, *class_weight; // or null
-    float *dX, *dW1, *db1, *dW2, *db2;         // dX or null
-    float *cost;                               // out: J
-    double *divisor;                           // out: what the sums were divided by
-    int64_t m, n_x, n_h, n_y, X_stride, Y_stride, activation, task, Y_dtype, Y_is_dense, mean, threads;
+    const void *Y, *sample_weight;     // sample_weight or null
+    const double *class_weight;        // or null
+    float *dX, *dW1, *db1, *dW2, *db2; // dX or null
+    float *cost;                       // out: J
+    int64_t m, n_x, n_h, n_y, X_stride, Y_stride, weight_stride;
+    int64_t activation, task, Y_dtype, weight_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
 };
+
+constexpr double INFINITE = std::numeric_limits<double>::infinity();
+constexpr float ROUNDINGS = 4 * std::numeric_limits<float>::epsilon(); // by which targets may leave [0, 1]
 
 constexpr long padded(long n) { return (n + NR - 1) / NR * NR; }
 
@@ -112,16 +119,33 @@ inline vec log1p(vec t) { // of t in [0, 1]: 2 artanh(t / (2 + t))
 
 template <int g> inline vec activation(vec z, float slope) {
     if constexpr (g == SIGMOID) return 1 / (1 + exp(-z));
-    if constexpr (g == TANH) return tanh(z);
-    if constexpr (g == RELU) return z < 0 ? vec{} : z;
-    return z < 0 ? z * slope : z;
+    else if constexpr (g == TANH) return tanh(z);
+    else if constexpr (g == RELU) return z < 0 ? vec{} : z;
+    else if constexpr (g == LEAKY_RELU) return z < 0 ? z * slope : z;
+    else static_assert(g < 0, "an activation without its equation");
 }
 
 template <int g> inline vec prime(vec a, float slope) {
     if constexpr (g == SIGMOID) return a * (1 - a);
-    if constexpr (g == TANH) return 1 - a * a;
-    if constexpr (g == RELU) return a > 0 ? all(1) : vec{};
-    return a > 0 ? all(1) : all(slope);
+    else if constexpr (g == TANH) return 1 - a * a;
+    else if constexpr (g == RELU) return a > 0 ? all(1) : vec{};
+    else if constexpr (g == LEAKY_RELU) return a > 0 ? all(1) : all(slope);
+    else static_assert(g < 0, "an activation without its derivative");
+}
+
+struct Errors {
+    vec l, dz;
+};
+
+// The loss of outputs that each stand alone, and its derivative.
+template <int task> inline Errors errors(vec z, vec y) {
+    if constexpr (task == REGRESSION) return {0.5f * (z - y) * (z - y), z - y};
+    else if constexpr (task == PAIRING) return {z * y, y};
+    else if constexpr (task == BINARY || task == MULTILABEL) {
+        const vec e = exp(-magnitude(z)), wrong = z < 0 ? y : 1 - y;
+        return {(wrong == 0 ? vec{} : magnitude(z) * wrong) + log1p(e), // 0 · ∞ = 0
+                (z < 0 ? e : all(1)) / (1 + e) - y};
+    } else static_assert(task < 0, "a task without its equation");
 }
 
 // C (M × V VL) += A B, with A (M × K) at strides `row` and `step`. The rows of B are `ldb` apart, those of C are NR.
@@ -243,23 +267,68 @@ struct Network {
     }
 };
 
-// Targets of n rows, dense and as floats: Y[r][j], or whether Y[r] is class j.
-template <class T> void dense(const T *from, long stride, bool is_dense, long n, long n_y, long ldz, float *Y) {
-    for (long r = 0; r < n; r++, from += stride)
-        for (long j = 0; j < n_y; j++) Y[r * ldz + j] = is_dense ? static_cast<float>(from[j]) : from[0] == T(j);
+struct Refusal {
+    Refused reason;
+};
+
+// read(p), with p a pointer to what the dtype says.
+template <class Read> void as(int64_t dtype, const void *p, Read read) {
+    switch (dtype) {
+    case FLOAT32: return read(static_cast<const float *>(p));
+    case FLOAT64: return read(static_cast<const double *>(p));
+    case BOOL:
+    case UINT8: return read(static_cast<const uint8_t *>(p));
+    case INT8: return read(static_cast<const int8_t *>(p));
+    case INT16: return read(static_cast<const int16_t *>(p));
+    case INT32: return read(static_cast<const int32_t *>(p));
+    case INT64: return read(static_cast<const int64_t *>(p));
+    case UINT16: return read(static_cast<const uint16_t *>(p));
+    case UINT32: return read(static_cast<const uint32_t *>(p));
+    case UINT64: return read(static_cast<const uint64_t *>(p));
+    }
+    throw Refusal{UNKNOWN};
 }
+
+void check(const Args &a) {
+    const bool known = 0 <= a.activation && a.activation < ACTIVATIONS && 0 <= a.task && a.task < TASKS &&
+                       0 <= a.Y_dtype && a.Y_dtype < DTYPES && (a.weight_dtype == FLOAT32 || a.weight_dtype == FLOAT64);
+    const bool sizes = a.m >= 0 && a.n_x > 0 && a.n_h > 0 && a.n_y > 0 && a.threads > 0;
+    const bool indices = a.task == MULTICLASS && a.Y_dtype > BOOL;
+    const bool classes = a.task == BINARY || a.task == MULTICLASS;
+    if (!known || !sizes || (!a.Y_is_dense && !indices) || (a.class_weight && !classes)) throw Refusal{UNKNOWN};
+    for (long j = 0; a.class_weight && j < (a.task == BINARY ? 2 : a.n_y); j++)
+        if (!(a.class_weight[j] > 0 && a.class_weight[j] < INFINITE)) throw Refusal{CLASS_WEIGHT};
+}
+
+// While it lives, what underflows is zero: denormal numbers take many times as long.
+struct FlushToZero {
+#if defined(__SSE__)
+    const unsigned before = _mm_getcsr();
+    FlushToZero() { _mm_setcsr(before | 0x8040); }
+    ~FlushToZero() { _mm_setcsr(before); }
+#else
+    FlushToZero() {}
+#endif
+    FlushToZero(const FlushToZero &) = delete;
+};
 
 // What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
 struct Part {
     const Network &net;
     const Args &a = net.a;
+    const bool weighted = a.sample_weight || a.class_weight;
+    const double share = a.mean && !weighted ? 1.0 / a.m : 1; // what dX is multiplied by at once
     const long R; // rows of a tile
     double cost = 0, weight = 0;
+    bool some = false; // weight of an example that is not zero
+    double unit = 0;                             // of what is in `sums`; 0 while there is nothing
+    std::vector<std::pair<long, double>> units;  // the row from which dX has which unit
     Array<float> sums = zeros<float>(net.parameters);
-    Array<double> totals;
+    Array<double> totals; // what was in `sums` before
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
     Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
     Array<float> Z2 = room<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
+    Array<double> w = room<double>(R);
     Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
     // Rows a power of two apart would share few sets of the cache.
     Array<float> Xcopy{a.X_stride % 256 ? nullptr : room<float>(R * (net.n_x + VL)).release()};
@@ -268,33 +337,27 @@ struct Part {
     Part(const Network &network, long rows) : net(network), R(rows) {}
 
     void rows(long first, long last) {
-#if defined(__SSE__)
-        const unsigned mode = _mm_getcsr();
-        _mm_setcsr(mode | 0x8040); // what underflows becomes zero: denormal numbers take many times as long
-#endif
         for (long span = first; span < last; span += SPAN) {
             const long end = std::min(span + SPAN, last);
             for (long r = span; r < end; r += R) tile(r, std::min(R, end - r));
-            if (last - first > SPAN) {
-                if (!totals) totals = zeros<double>(net.parameters);
-                for (long i = 0; i < net.parameters; i++) totals[i] += sums[i], sums[i] = 0;
-            }
+            if (last - first > SPAN) fold();
         }
-#if defined(__SSE__)
-        _mm_setcsr(mode);
-#endif
     }
 
-    void tile(long first, long n) {
-        switch (a.activation) {
-        case SIGMOID: return tile<SIGMOID>(first, n);
-        case TANH: return tile<TANH>(first, n);
-        case RELU: return tile<RELU>(first, n);
-        default: return tile<LEAKY_RELU>(first, n);
-        }
+    void fold() {
+        if (!totals) totals = zeros<double>(net.parameters);
+        for (long i = 0; i < net.parameters; i++) totals[i] += total(i), sums[i] = 0;
+    }
+    double total(long i) const { return unit ? sums[i] * unit : sums[i]; }
+
+    void tile(long first, long n) { tile(first, n, std::make_integer_sequence<int, ACTIVATIONS>()); }
+    template <int... g> void tile(long first, long n, std::integer_sequence<int, g...>) {
+        constexpr void (Part::*of[])(long, long) = {&Part::tile<g>...};
+        (this->*of[a.activation])(first, n);
     }
 
     template <int g> void tile(long first, long n) {
+        auto flush = std::optional<FlushToZero>(std::in_place);
         const float *X = a.X + first * a.X_stride;
         long X_stride = a.X_stride;
         if (Xcopy) {
@@ -331,7 +394,9 @@ struct Part {
                 Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(z)) : *z);
             }
 
+        flush.reset(); // weights and targets are read as they are
         output(first, n); // Z2 becomes dZ2
+        flush.emplace();
 
         for (long r = 0; r < n; r++)
             for (long j = 0; j < n_y; j++) db2[j] += Z2[r * ldz + j]; // db2 = Σ_rows dZ2
@@ -354,7 +419,88 @@ struct Part {
                 panel(n, n_x - x * NR, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
         }
         for (long r = 0; a.dX && r < n; r++)
-            for (long k = 0; k < n_x; k++) a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR];
+            for (long k = 0; k < n_x; k++)
+                a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR] * static_cast<float>(share);
+    }
+
+    // Each part of dX by its unit over the divisor, which is known at last.
+    void scale_dX(long last, double divisor) const {
+        for (size_t i = 0; i < units.size(); i++) {
+            const auto [from, of_dX] = units[i];
+            const double factor = of_dX * (1 / divisor / share);
+            const long to = i + 1 < units.size() ? units[i + 1].first : last;
+            for (long at = from * a.n_x; factor != 1 && at < to * a.n_x; at++)
+                a.dX[at] = static_cast<float>(a.dX[at] * factor);
+        }
+    }
+
+    void read_targets(long first, long n) {
+        const long n_y = net.n_y, ldz = net.ldz;
+        bool right = true;
+        as(a.Y_dtype, a.Y, [&](auto *from) {
+            from += first * a.Y_stride;
+            if (!a.Y_is_dense)
+                for (long r = 0; r < n; r++, from += a.Y_stride) {
+                    const auto index = static_cast<int64_t>(*from);
+                    right &= 0 <= index && index < n_y;
+                    for (long j = 0; j < n_y; j++) Y[r * ldz + j] = index == j;
+                }
+            else
+                for (long r = 0; r < n; r++, from += a.Y_stride)
+                    for (long j = 0; j < n_y; j++) Y[r * ldz + j] = static_cast<float>(from[j]);
+        });
+        if (a.Y_is_dense && a.task != REGRESSION && a.task != PAIRING)
+            for (long r = 0; r < n; r++)
+                for (long j = 0; j < n_y; j++)
+                    right &= Y[r * ldz + j] >= -ROUNDINGS && Y[r * ldz + j] <= 1 + ROUNDINGS;
+        if (!right) throw Refusal{TARGETS};
+    }
+
+    // w[r]: the example's weight times that of its class.
+    void read_weights(long first, long n) {
+        if (!weighted) return;
+        std::fill_n(w.get(), n, 1.0);
+        bool right = true;
+        if (a.sample_weight)
+            as(a.weight_dtype, a.sample_weight, [&](auto *from) {
+                for (long r = 0; r < n; r++) {
+                    w[r] = static_cast<double>(from[(first + r) * a.weight_stride]);
+                    right &= w[r] >= 0 && w[r] < INFINITE;
+                    some |= w[r] > 0;
+                }
+            });
+        if (!right) throw Refusal{SAMPLE_WEIGHT};
+        const double *c = a.class_weight;
+        for (long r = 0; c && r < n; r++) {
+            const float *y = &Y[r * net.ldz];
+            double by_class = 0;
+            if (a.task == BINARY) by_class = (1.0 - y[0]) * c[0] + y[0] * c[1];
+            else
+                for (long j = 0; j < net.n_y; j++) by_class += y[j] * c[j];
+            w[r] *= by_class;
+        }
+    }
+
+    // Z2 becomes w Z2 in units.
+    void weigh(long first, long n) {
+        double top = 0;
+        for (long r = 0; r < n; r++) {
+            float of_row = 0;
+            for (long j = 0; j < net.n_y; j++) of_row = std::max(of_row, std::fabs(Z2[r * net.ldz + j]));
+            top = std::max(top, weighted ? w[r] * of_row : of_row);
+        }
+        if (top > unit * 0x1p20 && top < INFINITE) {
+            if (unit) fold();
+            unit = top > 0x1p-20 && top < 0x1p20 ? 1 : std::exp2(std::ilogb(top));
+            if (a.dX) units.emplace_back(first, unit);
+        }
+        const double scale = unit ? 1 / unit : 1;
+        if (!weighted && scale == 1) return;
+        for (long r = 0; r < n; r++)
+            for (long j = 0; j < net.n_y; j++) {
+                float &z = Z2[r * net.ldz + j];
+                z = static_cast<float>(z * ((weighted ? w[r] : 1) * scale));
+            }
     }
 
     // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y).
@@ -362,57 +508,34 @@ struct Part {
         const long n_y = net.n_y, ldz = net.ldz;
         const float smooth = static_cast<float>(a.label_smoothing);
         const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? n_y : 2);
-        auto load = [&](auto *from) {
-            dense(from + first * a.Y_stride, a.Y_stride, a.Y_is_dense, n, n_y, ldz, Y.get());
-        };
-        switch (a.Y_dtype) {
-        case FLOAT32: load(static_cast<const float *>(a.Y)); break;
-        case FLOAT64: load(static_cast<const double *>(a.Y)); break;
-        case INT64: load(static_cast<const int64_t *>(a.Y)); break;
-        case INT32: load(static_cast<const int32_t *>(a.Y)); break;
-        default: load(static_cast<const uint8_t *>(a.Y));
-        }
-        auto weight_of = [&](long r) {
-            double w = a.sample_weight ? a.sample_weight[first + r] : 1;
-            const float *y = &Y[r * ldz], *c = a.class_weight;
-            if (c && a.task == BINARY) w *= (1 - y[0]) * c[0] + y[0] * c[1];
-            if (c && a.task == MULTICLASS) {
-                double by_class = 0;
-                for (long j = 0; j < n_y; j++) by_class += y[j] * c[j];
-                w *= by_class;
-            }
-            return w;
-        };
-        std::vector<double> w;
-        if (a.sample_weight || a.class_weight)
-            for (long r = 0; r < n; r++) w.push_back(weight_of(r));
+        read_targets(first, n);
+        read_weights(first, n);
         if (smooth)
             for (long r = 0; r < n; r++)
                 for (long j = 0; j < n_y; j++) Y[r * ldz + j] = keep * Y[r * ldz + j] + even;
 
-        if (a.task == MULTICLASS) {
-            for (long r = 0; r < n; r++) softmax(&Z2[r * ldz], &Y[r * ldz], &L[r * ldz]);
-        } else {
-            for (long i = 0; i < n * ldz; i += VL) {
-                const vec z = at(&Z2[i]), y = at(&Y[i]), difference = z - y;
-                if (a.task == REGRESSION) {
-                    at(&L[i]) = 0.5f * difference * difference, at(&Z2[i]) = difference;
-                } else if (a.task == PAIRING) {
-                    at(&L[i]) = z * y, at(&Z2[i]) = y;
-                } else {
-                    const vec e = exp(-magnitude(z)), positive = z < 0 ? vec{} : z;
-                    at(&L[i]) = (positive - z * y) + log1p(e);
-                    at(&Z2[i]) = (z < 0 ? e : all(1)) / (1 + e) - y;
-                }
-            }
-        }
+        losses(n, std::make_integer_sequence<int, TASKS>());
         for (long r = 0; r < n; r++) {
             double l = 0;
             for (long j = 0; j < n_y; j++) l += L[r * ldz + j];
-            weight += w.empty() ? 1 : w[r];
-            cost += w.empty() ? l : w[r] * l;
-            for (long j = 0; !w.empty() && j < n_y; j++) Z2[r * ldz + j] *= static_cast<float>(w[r]);
+            weight += weighted ? w[r] : 1;
+            cost += weighted ? w[r] * l : l;
         }
+        weigh(first, n);
+    }
+
+    template <int... task> void losses(long n, std::integer_sequence<int, task...>) {
+        constexpr void (Part::*of[])(long) = {&Part::losses<task>...};
+        (this->*of[a.task])(n);
+    }
+    template <int task> void losses(long n) {
+        if constexpr (task == MULTICLASS)
+            for (long r = 0; r < n; r++) softmax(&Z2[r * net.ldz], &Y[r * net.ldz], &L[r * net.ldz]);
+        else
+            for (long i = 0; i < n * net.ldz; i += VL) {
+                const Errors found = errors<task>(at(&Z2[i]), at(&Y[i]));
+                at(&L[i]) = found.l, at(&Z2[i]) = found.dz;
+            }
     }
 
     // One row: L = −Σ y (z − log Σ eᶻ), dz = softmax(z) Σ y − y.
@@ -437,10 +560,11 @@ struct Part {
 };
 
 void pass(const Args &a) {
+    check(a);
     Network net(a);
     // A tile's hidden layer stays in the second-level cache; of a wide network, more rows share the weights' way there.
     const long fewest = net.H * a.n_x > (1 << 17) ? 448 : 32, cached = (256 << 10) / (4 * net.H);
-    const long tile = std::min({std::max(fewest, cached), 896L, (a.m + MR - 1)}) / MR * MR;
+    const long tile = std::min({std::max(fewest, cached), 896L, std::max(1L, a.m) + MR - 1}) / MR * MR;
     const long threads = a.threads;
     const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
     parallel(wide, [&](long t) { net.pack(t, wide); });
@@ -452,15 +576,18 @@ void pass(const Args &a) {
     });
     double cost = 0, weight = 0;
     for (auto &part : parts) cost += part->cost, weight += part->weight;
+    const bool some = std::any_of(parts.begin(), parts.end(), [](auto &part) { return part->some; });
+    if (a.sample_weight && a.m && !some) throw Refusal{SAMPLE_WEIGHT}; // all zero
     const double divisor = a.mean ? weight : 1;
-    *a.cost = static_cast<float>(cost / divisor), *a.divisor = divisor;
+    *a.cost = static_cast<float>(cost / divisor);
     // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
     const Part &part = *parts[0];
     auto reduce = [&](const float *p, long units, float *to, long stride) {
         double total[NR] = {};
         for (auto &other : parts) {
             const long at = p - part.sums.get();
-            for (long i = 0; i < units; i++) total[i] += other->totals ? other->totals[at + i] : other->sums[at + i];
+            for (long i = 0; i < units; i++)
+                total[i] += other->total(at + i) + (other->totals ? other->totals[at + i] : 0);
         }
         for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
     };
@@ -474,15 +601,19 @@ void pass(const Args &a) {
         }
     });
     for (long j = 0; j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
+    if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
 }
 
 } // namespace
 
+// What it refuses, of enum Refused; then what stands in the results means nothing.
 extern "C" int twolayer_pass(const void *args) {
     try {
         pass(*static_cast<const Args *>(args));
-        return 0;
+        return NOTHING;
+    } catch (const Refusal &refusal) {
+        return refusal.reason;
     } catch (...) { // no memory, no thread
-        return 1;
+        return NO_MEMORY;
     }
 }

@@ -1,0 +1,302 @@
+// The kernel on problems drawn at random, each array of exactly its size, compared with the equations in double.
+// Run under the sanitizers by test_sanitizers.py: passes SECONDS SEED MOST_THREADS.
+#include "cpu.cpp"
+
+#include <chrono>
+#include <cstdio>
+#include <random>
+#include <string>
+
+namespace {
+
+struct Draw {
+    std::mt19937_64 engine;
+    long integer(long low, long high) { return std::uniform_int_distribution<long>(low, high)(engine); }
+    bool coin(double p = 0.5) { return std::bernoulli_distribution(p)(engine); }
+    double uniform() { return std::uniform_real_distribution<double>()(engine); }
+    // Eighths: sums of some products are exact in float, so that no unit falls on another side of a kink.
+    float eighth() { return static_cast<float>(integer(-12, 12)) / 8; }
+    float normal() { return std::normal_distribution<float>()(engine); }
+    long size() { // often at the edges of blocks
+        if (coin(0.6)) return integer(1, 9);
+        return std::max(1L, integer(1, 4) * NR + integer(-2, 2));
+    }
+    std::vector<float> eighths(long n) {
+        std::vector<float> all(n);
+        for (float &x : all) x = eighth();
+        return all;
+    }
+};
+
+// A value, and the sum of the magnitudes of its terms, by which roundings are measured.
+struct Sum {
+    double value = 0, size = 0;
+    void add(double x) { value += x, size += std::fabs(x); }
+};
+
+double g(long activation, double z, double slope) {
+    switch (activation) {
+    case SIGMOID: return 1 / (1 + std::exp(-z));
+    case TANH: return std::tanh(z);
+    case RELU: return z > 0 ? z : 0;
+    default: return z > 0 ? z : slope * z;
+    }
+}
+double g_prime(long activation, double a, double slope) {
+    switch (activation) {
+    case SIGMOID: return a * (1 - a);
+    case TANH: return 1 - a * a;
+    case RELU: return a > 0;
+    default: return a > 0 ? 1 : slope;
+    }
+}
+
+struct Problem {
+    Args a{};
+    std::vector<float> X, W1, b1, W2, b2, dX, dW1, db1, dW2, db2;
+    std::vector<char> Y, sample_weight;
+    std::vector<double> class_weight, dense, w; // as the reference reads them
+    float cost = 0;
+    std::string words;
+
+    explicit Problem(Draw &draw, long most_threads) {
+        a.n_x = draw.size(), a.n_h = draw.size(), a.task = draw.integer(0, TASKS - 1);
+        a.n_y = a.task == BINARY ? 1 : draw.size();
+        a.m = draw.coin(0.3) ? draw.integer(1, 1000) : draw.size();
+        a.m = std::clamp(20'000 / (a.n_h * (a.n_x + a.n_y)), 1L, long(a.m)); // quick ones, of which there are many
+        if (draw.coin(0.002)) a.m = draw.integer(SPAN - 2, 2 * SPAN);
+        if (a.m > 1000) a.n_x = draw.integer(1, 3), a.n_h = draw.integer(1, 5), a.n_y = std::min<long>(a.n_y, 3);
+        if (draw.coin(0.02)) a.n_x = 256, a.n_h = draw.integer(1, 3); // rows that are copied
+        const long strides[] = {0, 1, a.n_x, a.n_x + 3, 256};
+        a.X_stride = strides[draw.integer(0, 4)];
+        a.activation = draw.integer(0, ACTIVATIONS - 1), a.mean = draw.coin(), a.threads = draw.integer(1, most_threads);
+        a.leaky_slope = 0.01, a.label_smoothing = a.task < REGRESSION && draw.coin(0.3) ? 0.1 : 0;
+        X = draw.eighths((a.m - 1) * a.X_stride + a.n_x);
+        W1 = draw.eighths(a.n_h * a.n_x), b1 = draw.eighths(a.n_h), W2 = draw.eighths(a.n_y * a.n_h), b2 = draw.eighths(a.n_y);
+        for (float &x : W1) x /= 4;
+        if (draw.coin()) dX.resize(a.m * a.n_x);
+        dW1.resize(W1.size()), db1.resize(b1.size()), dW2.resize(W2.size()), db2.resize(b2.size());
+
+        a.Y_is_dense = a.task != MULTICLASS || draw.coin();
+        a.Y_dtype = a.task == REGRESSION || a.task == PAIRING ? draw.integer(FLOAT32, FLOAT64)
+                    : a.Y_is_dense                            ? draw.integer(0, DTYPES - 1)
+                                                              : draw.integer(UINT8, DTYPES - 1);
+        const long width = a.Y_is_dense ? a.n_y : 1;
+        a.Y_stride = draw.coin(0.3) ? width + 2 : draw.coin(0.1) ? 0 : width;
+        const double scale = a.task == PAIRING ? std::pow(10, draw.integer(-44, 30)) : 1;
+        as(a.Y_dtype, nullptr, [&](auto *type) {
+            using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+            const bool floats = std::is_floating_point_v<T>;
+            std::vector<T> values((a.m - 1) * a.Y_stride + width);
+            for (T &y : values)
+                y = static_cast<T>(!a.Y_is_dense            ? draw.integer(0, std::min<long>(a.n_y - 1, 127))
+                                   : a.task == REGRESSION   ? draw.normal()
+                                   : a.task == PAIRING      ? draw.normal() * scale
+                                   : floats && draw.coin()  ? draw.uniform()
+                                                            : draw.integer(0, 1));
+            Y.resize(values.size() * sizeof(T)), std::memcpy(Y.data(), values.data(), Y.size());
+            for (long r = 0; r < a.m; r++)
+                for (long j = 0; j < a.n_y; j++) {
+                    const T *y = &values[r * a.Y_stride];
+                    dense.push_back(a.Y_is_dense ? static_cast<float>(y[j]) : y[0] == static_cast<T>(j));
+                }
+        });
+        w.assign(a.m, 1);
+        if (draw.coin(0.4)) {
+            a.weight_dtype = draw.integer(FLOAT32, FLOAT64), a.weight_stride = draw.integer(0, 2);
+            const double unit = std::pow(10.0, draw.integer(-42, 37));
+            as(a.weight_dtype, nullptr, [&](auto *type) {
+                using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+                std::vector<T> values((a.m - 1) * a.weight_stride + 1);
+                for (T &v : values) v = draw.coin(0.2) ? T(0) : static_cast<T>((0.1 + draw.uniform()) * unit);
+                values[0] = static_cast<T>(unit);
+                sample_weight.resize(values.size() * sizeof(T));
+                std::memcpy(sample_weight.data(), values.data(), sample_weight.size());
+                for (long r = 0; r < a.m; r++) w[r] = static_cast<double>(values[r * a.weight_stride]);
+            });
+        }
+        if ((a.task == BINARY || a.task == MULTICLASS) && draw.coin(0.3)) {
+            for (long j = 0; j < (a.task == BINARY ? 2 : a.n_y); j++) class_weight.push_back(0.1 + draw.uniform());
+            for (long r = 0; r < a.m; r++) {
+                double by_class = 0;
+                if (a.task == BINARY) by_class = (1 - dense[r]) * class_weight[0] + dense[r] * class_weight[1];
+                else
+                    for (long j = 0; j < a.n_y; j++) by_class += dense[r * a.n_y + j] * class_weight[j];
+                w[r] *= by_class;
+            }
+        }
+        for (double &y : dense)
+            y = (1 - a.label_smoothing) * y + a.label_smoothing / (a.task == MULTICLASS ? a.n_y : 2);
+
+        auto pointer = [](auto &v) { return v.empty() ? nullptr : v.data(); };
+        a.X = X.data(), a.W1 = W1.data(), a.b1 = b1.data(), a.W2 = W2.data(), a.b2 = b2.data(), a.Y = Y.data();
+        a.sample_weight = pointer(sample_weight), a.class_weight = pointer(class_weight), a.dX = pointer(dX);
+        a.dW1 = dW1.data(), a.db1 = db1.data(), a.dW2 = dW2.data(), a.db2 = db2.data(), a.cost = &cost;
+        char text[300];
+        std::snprintf(text, sizeof text, "m %ld n_x %ld n_h %ld n_y %ld strides %ld %ld %ld activation %ld task %ld dtypes %ld %ld "
+                      "dense %ld mean %ld threads %ld smoothing %g weights %d %d dX %d", long(a.m), long(a.n_x), long(a.n_h),
+                      long(a.n_y), long(a.X_stride), long(a.Y_stride), long(a.weight_stride), long(a.activation),
+                      long(a.task), long(a.Y_dtype), long(a.weight_dtype), long(a.Y_is_dense), long(a.mean), long(a.threads),
+                      a.label_smoothing, !sample_weight.empty(), !class_weight.empty(), !dX.empty());
+        words = text;
+    }
+
+    // Compares with the equations, row by row, in double.
+    bool right() const {
+        const long m = a.m, n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
+        double divisor = 0;
+        for (double of_row : w) divisor += of_row;
+        if (!a.mean) divisor = 1;
+        if (divisor == 0) return true; // rows of probabilities that are all zero have no class, and so no weight
+        Sum J;
+        std::vector<Sum> dX_(m * n_x), dW1_(n_h * n_x), db1_(n_h), dW2_(n_y * n_h), db2_(n_y);
+        std::vector<double> A1(n_h), Z2(n_y), dZ2(n_y), softmax(n_y);
+        for (long r = 0; r < m; r++) {
+            const float *x = &X[r * a.X_stride];
+            const double *y = &dense[r * n_y], share = w[r] / divisor;
+            for (long h = 0; h < n_h; h++) {
+                double z = b1[h];
+                for (long k = 0; k < n_x; k++) z += double(x[k]) * W1[h * n_x + k];
+                A1[h] = g(a.activation, z, a.leaky_slope);
+            }
+            double top = -INFINITE, total = 0, of_y = 0;
+            for (long j = 0; j < n_y; j++) {
+                Z2[j] = b2[j];
+                for (long h = 0; h < n_h; h++) Z2[j] += A1[h] * W2[j * n_h + h];
+                top = std::max(top, Z2[j]), of_y += y[j];
+            }
+            for (long j = 0; j < n_y; j++) total += softmax[j] = std::exp(Z2[j] - top);
+            for (long j = 0; j < n_y; j++) {
+                const double z = Z2[j];
+                double l, d;
+                if (a.task == MULTICLASS) l = y[j] * (std::log(total) + top - z), d = softmax[j] / total * of_y - y[j];
+                else if (a.task == REGRESSION) l = (z - y[j]) * (z - y[j]) / 2, d = z - y[j];
+                else if (a.task == PAIRING) l = z * y[j], d = y[j];
+                else l = std::max(z, 0.0) - z * y[j] + std::log1p(std::exp(-std::fabs(z))), d = 1 / (1 + std::exp(-z)) - y[j];
+                J.add(share * l), J.size += share * std::fabs(z), dZ2[j] = share * d;
+                db2_[j].add(dZ2[j]), db2_[j].size += share * (a.task == PAIRING ? 0 : 1 + std::fabs(z));
+            }
+            for (long j = 0; j < n_y; j++)
+                for (long h = 0; h < n_h; h++) {
+                    dW2_[j * n_h + h].add(dZ2[j] * A1[h]);
+                    if (a.task != PAIRING) dW2_[j * n_h + h].size += share * (1 + std::fabs(Z2[j])) * (1 + std::fabs(A1[h]));
+                }
+            for (long h = 0; h < n_h; h++) {
+                double d = 0, size = 0;
+                for (long j = 0; j < n_y; j++) {
+                    d += dZ2[j] * W2[j * n_h + h];
+                    size += (std::fabs(dZ2[j]) + (a.task == PAIRING ? 0 : share * (1 + std::fabs(Z2[j])))) * std::fabs(W2[j * n_h + h]);
+                }
+                d *= g_prime(a.activation, A1[h], a.leaky_slope);
+                db1_[h].add(d), db1_[h].size += size;
+                for (long k = 0; k < n_x; k++) {
+                    dW1_[h * n_x + k].add(d * x[k]), dW1_[h * n_x + k].size += size * std::fabs(x[k]);
+                    dX_[r * n_x + k].add(d * W1[h * n_x + k]), dX_[r * n_x + k].size += size * std::fabs(W1[h * n_x + k]);
+                }
+            }
+        }
+        return near("J", &cost, {J}) && near("dX", dX.data(), dX.empty() ? std::vector<Sum>{} : dX_) &&
+               near("dW1", dW1.data(), dW1_) && near("db1", db1.data(), db1_) && near("dW2", dW2.data(), dW2_) &&
+               near("db2", db2.data(), db2_);
+    }
+
+    bool near(const char *name, const float *found, const std::vector<Sum> &truth) const {
+        for (size_t i = 0; i < truth.size(); i++) {
+            if (std::fabs(truth[i].value) > 3e38) continue; // float has no number for it
+            // A rounding for each term of a sum and some more, each of a part in 2²⁴; and what float has no smaller
+            // numbers for.
+            const double roundings = 50 + a.n_x + a.n_h + a.n_y + std::min<long>(a.m, SPAN);
+            const double allowed = roundings * 0x1p-24 * truth[i].size + 1e-44;
+            if (!(std::fabs(found[i] - truth[i].value) <= allowed)) {
+                std::printf("%s[%zu] is %g, must be %g up to %g\n", name, i, found[i], truth[i].value, allowed);
+                return false;
+            }
+        }
+        return true;
+    }
+};
+
+unsigned mode() {
+#if defined(__SSE__)
+    return _mm_getcsr() & 0xffc0; // what is set, without what has been met
+#else
+    return 0;
+#endif
+}
+
+bool run(Problem &p, int expected = NOTHING) {
+    const unsigned before = mode();
+    const int found = twolayer_pass(&p.a);
+    if (mode() != before) std::printf("the mode of the processor is another one\n");
+    else if (found != expected) std::printf("returned %d, not %d\n", found, expected);
+    else if (expected != NOTHING || p.right()) return true;
+    std::printf("%s\n", p.words.c_str());
+    return false;
+}
+
+// What is refused, with the mode of the processor as before: values in the last row, names and sizes that are none.
+bool refuses(Draw &draw, long most_threads) {
+    Problem p(draw, most_threads);
+    Args &a = p.a;
+    auto last = [&](auto &bytes, long stride, long dtype, double value) {
+        as(dtype, bytes.data(), [&](auto *data) {
+            using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+            const_cast<T *>(data)[(a.m - 1) * stride] = static_cast<T>(value);
+        });
+    };
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    switch (draw.integer(0, 8)) {
+    case 0:
+        if (a.task >= REGRESSION || a.Y_dtype == BOOL) return true;
+        last(p.Y, a.Y_stride, a.Y_dtype, !a.Y_is_dense ? a.n_y : a.Y_dtype <= FLOAT64 && draw.coin() ? nan : 2);
+        return run(p, TARGETS);
+    case 1: {
+        if (!a.sample_weight) return true;
+        const double wrong[] = {-1, nan, INFINITE};
+        last(p.sample_weight, a.weight_stride, a.weight_dtype, wrong[draw.integer(0, 2)]);
+        return run(p, SAMPLE_WEIGHT);
+    }
+    case 2:
+        if (!a.sample_weight) return true;
+        std::fill(p.sample_weight.begin(), p.sample_weight.end(), 0);
+        return run(p, SAMPLE_WEIGHT);
+    case 3:
+        if (!a.class_weight) return true;
+        p.class_weight.back() = draw.coin() ? 0 : nan;
+        return run(p, CLASS_WEIGHT);
+    case 4: a.activation = draw.coin() ? ACTIVATIONS : -1; return run(p, UNKNOWN);
+    case 5: a.task = TASKS; return run(p, UNKNOWN);
+    case 6: a.Y_dtype = DTYPES; return run(p, UNKNOWN);
+    case 7: {
+        int64_t *sizes[] = {&a.n_x, &a.n_h, &a.n_y, &a.threads};
+        *sizes[draw.integer(0, 3)] = 0;
+        return run(p, UNKNOWN);
+    }
+    default: a.n_x = int64_t(1) << 44; return run(p, NO_MEMORY); // more than there is
+    }
+}
+
+// NaN and infinity anywhere: any result, but no fault.
+void survives(Draw &draw, long most_threads) {
+    Problem p(draw, most_threads);
+    const float wrong[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f};
+    for (auto *array : {&p.X, &p.W1, &p.b1, &p.W2, &p.b2})
+        if (draw.coin(0.4)) (*array)[draw.integer(0, array->size() - 1)] = wrong[draw.integer(0, 5)];
+    twolayer_pass(&p.a);
+}
+
+} // namespace
+
+int main(int, char **arguments) {
+    const double seconds = std::stod(arguments[1]);
+    const long most_threads = std::stol(arguments[3]);
+    Draw draw{std::mt19937_64(std::stoul(arguments[2]))};
+    const auto start = std::chrono::steady_clock::now();
+    long trials = 0;
+    for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; trials++) {
+        Problem p(draw, most_threads);
+        if (!run(p) || !refuses(draw, most_threads)) return 1;
+        survives(draw, most_threads);
+    }
+    std::printf("%ld\n", trials);
+}
