@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twolayer import TwoLayerNet
+from twolayer.equations import Parameters
+from twolayer.tasks import Examples, Objective
 
 MODULES: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -51,6 +53,18 @@ class Problem:
             for name in PARAMETERS:
                 getattr(net, name).copy_(getattr(self, name))
         return net
+
+    def values(
+        self,
+        *,
+        task: str | None = None,
+        sample_weight: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Examples, Parameters, Objective]:
+        """As the kernels take it. Options are those of the objective."""
+        examples = Examples(self.X, self.Y, sample_weight, class_weight)
+        return examples, Parameters(*self.network[1:]), Objective(self.activation, task or self.task, **options)
 
     def sequential(self) -> nn.Sequential:
         """PyTorch's layers with the values of these parameters."""
@@ -104,6 +118,17 @@ def problem(
         Y = scores.sigmoid() if soft else (scores > 0).double()
     tensors = [V.to(device, dtype if V.is_floating_point() else None) for V in (X, W1, b1, W2, b2, Y)]
     return Problem(activation, task, *tensors)
+
+
+def by_name(J: Tensor, dX: Tensor | None, grads: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a kernel returns, with the gradients by name."""
+    return J, grads._asdict() | ({} if dX is None else {"X": dX})
+
+
+def run_kernel(kernel: Any, p: Problem, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """``kernel.loss_and_grads`` on a problem, with options of the pass and of the objective."""
+    how = {name: options.pop(name) for name in ("chunk_size", "input_gradient") if name in options}
+    return by_name(*kernel.loss_and_grads(*p.values(**options), **how))
 
 
 TRUE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import PARAMETERS, problem, relative_error
+from problems import PARAMETERS, Problem, problem, relative_error, run_kernel
 from test_streaming import run, truth
 from torch.nn import functional as F
 
-from twolayer import passes
+from twolayer import functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.kernels import cpu
 from twolayer.tasks import PAIRING, TASKS
@@ -45,7 +45,7 @@ def assert_true(p, found, weights=None, **options):
 
 
 def kernel(p, **options):
-    return cpu.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation=p.activation, task=p.task, **options)
+    return run_kernel(cpu, p, **options)
 
 
 def of_size(activation, task, *, scale=1.0, **sizes):
@@ -123,7 +123,7 @@ def test_sums_do_not_get_worse_as_the_examples_get_more():
     p.X, p.Y = torch.randn(m, 3, generator=generator), torch.rand(m, generator=generator)
     J, grads = kernel(p)
     options = {"activation": "tanh", "task": "binary"}
-    true_J, truth = passes.loss_and_grads(p.X.double(), p.Y, *(V.double() for V in p.network[1:]), **options)
+    true_J, truth = functional.loss_and_grads(p.X.double(), p.Y, *(V.double() for V in p.network[1:]), **options)
     assert relative_error(J, true_J) < 1e-6
     for name, dV in truth.items():
         assert relative_error(grads[name], dV) < 1e-5
@@ -142,9 +142,8 @@ def test_activations_are_good_to_some_last_places(activation):
     z = torch.cat([torch.linspace(-12, 12, 801), torch.logspace(-30, 2, 200), -torch.logspace(-30, 2, 200)])
     one, zero = torch.ones(1, 1), torch.zeros(1)
     for x in z:
-        _, grads = cpu.loss_and_grads(
-            x.view(1, 1), one * 0, one, zero, one, zero, activation=activation, task="regression"
-        )
+        p = Problem(activation, "regression", x.view(1, 1), one, zero, one, zero, one * 0)
+        _, grads = kernel(p)
         a = getattr(torch, activation)(x.double())
         if a.abs() > torch.finfo(torch.float32).tiny:  # less is flushed to zero
             assert abs(grads["b2"] - a) <= 2 * EPS * abs(a)
@@ -156,7 +155,7 @@ def test_the_cost_is_finite_and_exact_for_any_logits():
     for x in z:
         for y in (0.0, 0.3, 1.0):
             Y = torch.full((1, 1), y)
-            J, grads = cpu.loss_and_grads(x.view(1, 1), Y, one, zero, one, zero, activation="leaky_relu", task="binary")
+            J, grads = kernel(Problem("leaky_relu", "binary", x.view(1, 1), one, zero, one, zero, Y))
             logit = F.leaky_relu(x).double()
             torch.testing.assert_close(
                 J.double(), F.binary_cross_entropy_with_logits(logit, Y.double()[0, 0]), rtol=4 * EPS, atol=1e-37
@@ -241,34 +240,34 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_it_does_not_take_goes_to_torch_and_raises_where_asked_for(reason):
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "cpu"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "cpu"
     arguments = REFUSED[reason](p)
-    assert passes.kernel_for(*arguments, p.W2) == "torch"
+    assert functional.kernel_for(*arguments, p.W2) == "torch"
     with pytest.raises(RuntimeError, match=f"kernel 'cpu' cannot run: .*{reason}"):
-        passes.kernel_for(*arguments, p.W2, kernel="cpu")
+        functional.kernel_for(*arguments, p.W2, kernel="cpu")
 
 
 def test_weights_that_it_does_not_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     for sample_weight in (torch.rand(53).double(), torch.rand(106)[::2]):
-        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
+        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, sample_weight=sample_weight) == "torch"
 
 
 def test_inside_a_transform_there_is_no_memory_to_read():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     seen = []
-    torch.func.vmap(lambda X: seen.append(passes.kernel_for(X, p.Y, p.W1, p.W2)) or X)(p.X.expand(2, 53, 5))
-    torch.func.grad(lambda W1: seen.append(passes.kernel_for(p.X, p.Y, W1, p.W2)) or W1.sum())(p.W1)
+    torch.func.vmap(lambda X: seen.append(functional.kernel_for(X, p.Y, p.W1, p.W2)) or X)(p.X.expand(2, 53, 5))
+    torch.func.grad(lambda W1: seen.append(functional.kernel_for(p.X, p.Y, W1, p.W2)) or W1.sum())(p.W1)
     assert seen == ["torch", "torch"]
 
 
 def test_chunks_are_obeyed():
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10) == "torch"
     with pytest.raises(ValueError, match=r"chunk_size must be None for kernel 'cpu', .* got 10"):
-        passes.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
+        functional.kernel_for(p.X, p.Y, p.W1, p.W2, chunk_size=10, kernel="cpu")
     with pytest.raises(ValueError, match=r"kernel must be one of 'torch', 'cpu', .*, got 'gpu'"):
-        passes.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
+        functional.kernel_for(p.X, p.Y, p.W1, p.W2, kernel="gpu")
 
 
 @pytest.fixture
@@ -284,17 +283,19 @@ def test_without_a_compiler_torch_runs(fresh, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(fresh))
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler"):
-        passes.loss_and_grads(*p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu")
+        functional.loss_and_grads(
+            *p.network[:1], p.Y, *p.network[1:], activation="relu", task="regression", kernel="cpu"
+        )
 
 
 def test_a_compiler_that_fails_is_heard_once(fresh, monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -c 'raise SystemExit(\"out of ink\")'")
     p = of_size("relu", "regression", m=53, n_x=5, n_h=7)
     with pytest.warns(UserWarning, match="the CPU kernel is not used: .*out of ink"):
-        assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
-    assert passes.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+        assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
+    assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == "torch"
     assert not list(fresh.rglob("*.so"))
 
 
@@ -333,13 +334,15 @@ def test_processes_that_build_at_once_build_the_same(fresh):
 MEMORY = """
 import resource, sys
 import torch
+from twolayer.equations import Parameters
 from twolayer.kernels import cpu
+from twolayer.tasks import Examples, Objective
 m = int(sys.argv[1])
 X, Y = torch.rand(m, 8), torch.rand(m)
-parameters = [torch.rand(64, 8), torch.rand(64), torch.rand(1, 64), torch.rand(1)]
-cpu.loss_and_grads(X[:20000], Y[:20000], *parameters, activation="tanh", task="binary")
+parameters = Parameters(torch.rand(64, 8), torch.rand(64), torch.rand(1, 64), torch.rand(1))
+cpu.loss_and_grads(Examples(X[:20000], Y[:20000]), parameters, Objective("tanh", "binary"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cpu.loss_and_grads(X, Y, *parameters, activation="tanh", task="binary")
+cpu.loss_and_grads(Examples(X, Y), parameters, Objective("tanh", "binary"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -42,7 +42,7 @@ def test_docstring_examples(name):
 
 
 def test_the_public_functions_and_classes_have_examples():
-    core = ["activations", "descent", "functional", "initialization", "network", "standardization", "tasks"]
+    core = ["activations", "descent", "functional", "initialization", "network", "training.standardization", "tasks"]
     for name in core:
         module = importlib.import_module(f"twolayer.{name}")
         for public, thing in vars(module).items():

@@ -12,7 +12,9 @@ from problems import problem, relative_error
 from test_streaming import truth
 
 from twolayer import functional
-from twolayer.kernels import cpu, gpu
+from twolayer.equations import Parameters
+from twolayer.kernels import choice, cpu, gpu
+from twolayer.tasks import Examples, Objective
 
 
 def test_on_a_cpu_they_cannot_run():
@@ -30,15 +32,14 @@ def test_without_triton_they_cannot_run(monkeypatch):
     pretend_cuda(monkeypatch)
     monkeypatch.setattr(gpu, "triton_is_installed", lambda: False)
     p = problem(dtype=torch.float32)
-    W1 = SimulatedOnCuda(p.W1)
-    assert gpu.why_not("triton_narrow", p.X, p.Y, W1, p.W2) == "Triton is not installed"
+    assert gpu.why_not("triton_narrow", *on_cuda(p)) == "Triton is not installed"
 
 
 def test_other_gpus_run_torch(monkeypatch):
     pytest.importorskip("triton")
     pretend_cuda(monkeypatch, capability=(8, 0))
     p = problem(dtype=torch.float32)
-    reason = gpu.why_not("triton_narrow", p.X, p.Y, SimulatedOnCuda(p.W1), p.W2)
+    reason = gpu.why_not("triton_narrow", *on_cuda(p))
     assert reason == "it is built for compute capability (9, 0), and cuda has (8, 0)"
 
 
@@ -51,6 +52,11 @@ class SimulatedOnCuda:
         self.dtype = tensor.dtype
 
 
+def on_cuda(p):
+    examples, parameters, objective = p.values()
+    return examples, parameters._replace(W1=SimulatedOnCuda(p.W1)), objective
+
+
 def pretend_cuda(monkeypatch, capability=gpu.COMPUTE_CAPABILITY):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
 
@@ -58,7 +64,8 @@ def pretend_cuda(monkeypatch, capability=gpu.COMPUTE_CAPABILITY):
 def taken(n_x, n_h, n_y, dtype=torch.float32, parameters=torch.float32):
     X, Y = torch.empty(3, n_x, dtype=dtype), torch.empty(3, n_y)
     W1, W2 = torch.empty(n_h, n_x, dtype=parameters), torch.empty(n_y, n_h, dtype=parameters)
-    return [name for name in gpu.KERNELS if gpu.why_not_of_these(name, X, Y, W1, W2) is None]
+    values = (Examples(X, Y), Parameters(W1, W1[:, 0], W2, W2[:, 0]), Objective("tanh", "regression"))
+    return [name for name in gpu.KERNELS if gpu.why_not_of_these(name, *values) is None]
 
 
 @pytest.fixture
@@ -97,6 +104,7 @@ def test_the_streamed_mode_and_loss_and_grads_take_them(n_x, n_h, name, monkeypa
     pytest.importorskip("triton")
     monkeypatch.setattr(cpu, "why_not", lambda *_: "not this time")
     monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
+    monkeypatch.setattr(choice, "DEVICES", dict.fromkeys(choice.DEVICES, "cpu"))
     p = problem("tanh", "multiclass", m=53, n_x=n_x, n_h=n_h, dtype=torch.float32, margin=1e-4)
     assert functional.kernel_for(p.X, p.Y, p.W1, p.W2) == f"triton_{name}"
     true_J, grads = truth(p)

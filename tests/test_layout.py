@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -45,9 +46,39 @@ def core():
 
 def test_imports_form_no_cycle():
     order = list(TopologicalSorter({module: own(module) for module in MODULES}).static_order())
-    below = ["activations", "equations", "tasks", "functional", "network", "descent"]
-    positions = [order.index(f"twolayer.{name}") for name in below]
-    assert positions == sorted(positions)
+    assert order
+
+
+LAYERS = [
+    ["activations", "context", "initialization"],
+    ["equations", "sequential"],
+    ["tasks"],
+    ["kernels"],
+    ["arguments", "backward"],
+    ["functional"],
+    ["network"],
+    ["descent", "loading"],
+    ["training"],
+    ["callbacks", "data"],
+    ["cli"],
+]
+
+
+def test_imports_point_downwards():
+    """A room imports from the layers below it, and from itself; ``kernels`` never from ``backward``."""
+    height = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
+    for module in MODULES:
+        room = [*module.split("."), None][1]
+        for imported in own(module) if room else []:
+            below = [*imported.split("."), None][1]
+            if below not in (None, room):
+                assert height[below] < height[room], f"{module} imports {imported}"
+
+
+def test_private_names_of_pytorch_stand_in_one_file():
+    private = re.compile(r"torch\._\w+|(?:forward_ad|_functorch|autograd)\._\w+")
+    found = {module for module, path in MODULES.items() if private.search(path.read_text(encoding="utf-8"))}
+    assert found == {"twolayer.context"}
 
 
 def test_the_core_needs_torch_alone():

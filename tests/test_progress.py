@@ -11,9 +11,9 @@ pytest.importorskip("sklearn")
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from twolayer import data, progress
-from twolayer.progress import RunProgressBar
-from twolayer.training import LitTwoLayer
+from twolayer import data
+from twolayer.training import LitTwoLayer, progress
+from twolayer.training.progress import RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from twolayer.standardization import Standardize
+from twolayer.training.standardization import Standardize
 
 
 def test_standardised_features_have_mean_zero_and_deviation_one():

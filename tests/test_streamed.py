@@ -18,9 +18,12 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
-from twolayer import TwoLayerNet, at_once, autograd_streamed, functional, operators, streaming
+from twolayer import TwoLayerNet, functional
 from twolayer.activations import ACTIVATIONS
-from twolayer.tasks import COSTS, PAIRING, TASKS
+from twolayer.backward.gradients import Gradients
+from twolayer.equations import Parameters
+from twolayer.kernels import choice, chunked, plain
+from twolayer.tasks import COSTS, PAIRING, TASKS, Direction, Objective, Plan
 
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -76,7 +79,7 @@ def test_hvp_is_that_of_autograd(activation, task, n_x, weighted, device):
         assert not any(hV.requires_grad for hV in found.values())
 
 
-@pytest.mark.parametrize("by", [streaming, at_once], ids=["in chunks", "at once"])
+@pytest.mark.parametrize("by", [chunked, plain], ids=["in chunks", "at once"])
 @pytest.mark.parametrize("task", COSTS)
 @activations
 def test_the_whole_hessian_is_symmetric_and_moves_the_inputs_too(activation, task, by):
@@ -93,12 +96,14 @@ def test_the_whole_hessian_is_symmetric_and_moves_the_inputs_too(activation, tas
     if task != PAIRING:
         t[-1].zero_()
     _, (hX, *truth, hY) = torch.autograd.functional.hvp(J, inputs, tuple(t))
-    given = {"activation": activation, "task": task, "input_gradient": True, "chunk_size": 10}
     tX, *others, tY = t
-    found = by.hvp(p.X, p.Y, *p.network[1:], tX, tY if task == PAIRING else None, *others, **given)
-    assert_equal([found["X"], *(found[name] for name in PARAMETERS)], [hX, *truth])
+    direction = Direction(tX, tY if task == PAIRING else None, Parameters(*others))
+    examples, parameters, objective = p.values(task=task)
+    options = {"chunk_size": 10} if by is chunked else {}
+    found = by.hvp(examples, parameters, direction, objective, input_gradient=True, **options)
+    assert_equal([found.X, *found.parameters], [hX, *truth])
     if task == PAIRING:
-        assert_equal([found["Y"]], [hY])
+        assert_equal([found.Y], [hY])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -297,8 +302,8 @@ def test_half_precision_gradients_are_scaled_before_they_are_rounded():
 
 def test_derivatives_of_what_is_refused():
     p = problem("tanh", "multiclass", m=M, soft=True)
-    options = operators.Options("tanh", "multiclass", reduction="mean")
-    J, *_ = autograd_streamed.Gradients.apply(p.X, p.Y.requires_grad_(), *p.network[1:], None, None, options)
+    options = (Objective("tanh", "multiclass"), Plan())
+    J, *_ = Gradients.apply(p.X, p.Y.requires_grad_(), *p.network[1:], None, None, *options)
     with pytest.raises(RuntimeError, match="targets and weights"):
         J.backward()
 
@@ -311,8 +316,8 @@ def passes(monkeypatch):
     """The passes over the examples, by name, as they are made."""
     made = []
     for name in ("logits", "loss_and_grads", "hvp"):
-        whole = getattr(operators, name)
-        monkeypatch.setattr(operators, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
+        whole = getattr(choice, name)
+        monkeypatch.setattr(choice, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
     return made
 
 
@@ -337,9 +342,11 @@ def test_which_passes_are_made(passes):
     assert made(lambda: net.loss(p.X, p.Y).backward()) == ["logits", "loss_and_grads"]
 
 
-def test_a_chunk_size_belongs_to_this_mode():
-    with pytest.raises(ValueError, match="chunk_size must be None unless backward='streamed', got 5 and 'manual'"):
-        TwoLayerNet(2, 3, 1, chunk_size=5)
+def test_pytorch_s_own_differentiation_takes_no_chunk_size():
+    with pytest.raises(ValueError, match="chunk_size must be None for backward='autograd', got 5"):
+        TwoLayerNet(2, 3, 1, backward="autograd", chunk_size=5)
+    with pytest.raises(ValueError, match="kernel must be None for backward='autograd', got 'torch'"):
+        functional.logits(torch.ones(2, 2), *TwoLayerNet(2, 3, 1).parameters(), backward="autograd", kernel="torch")
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         TwoLayerNet(2, 3, 1, backward="streamed", chunk_size=0)
     with pytest.raises(TypeError, match="chunk_size must be an integer"):
@@ -399,15 +406,15 @@ def test_hvp_is_one_operator_in_a_graph():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_operators_are_what_they_claim(task, input_gradient, dtype):
     p = problem("tanh", "multiclass", m=M, soft=True, dtype=dtype)
-    options = operators.Options("tanh", task, 0.0, "sum", 10, input_gradient)
+    options = ("tanh", task, 0.0, "sum", 10, None, input_gradient)
     t = [random_like(V) for V in (p.X, p.Y, *p.network[1:])]
-    tensors = (p.X, p.Y, *p.network[1:], random_like(p.X[:, 0]).abs(), None)
+    tensors = (p.X, p.Y, random_like(p.X[:, 0]).abs(), None, *p.network[1:])
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     check = partial(torch.library.opcheck, test_utils=utilities)
-    check(operators.logits.operator, (*p.network, "tanh", 10))
-    check(operators.loss_and_grads.operator, (*tensors, *options))
+    check(torch.ops.twolayer.logits.default, (*p.network, "tanh", 10, None))
+    check(torch.ops.twolayer.loss_and_grads.default, (*tensors, *options))
     t[:2] = t[0] if input_gradient else None, t[1] if task == PAIRING else None
-    check(operators.hvp.operator, (*tensors, *t, *options))
+    check(torch.ops.twolayer.hvp.default, (*tensors, *t, *options))
 
 
 # Memory

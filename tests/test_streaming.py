@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import OUTPUTS, PARAMETERS, TRUE_LOSSES, assert_equal, problem, relative_error
+from problems import OUTPUTS, PARAMETERS, TRUE_LOSSES, assert_equal, by_name, problem, relative_error, run_kernel
 
-from twolayer import TwoLayerNet, at_once, chunks, functional, streaming
+from twolayer import TwoLayerNet, functional
 from twolayer.activations import ACTIVATIONS
-from twolayer.tasks import TASKS
+from twolayer.equations import Parameters
+from twolayer.kernels import chunked, plain
+from twolayer.tasks import TASKS, Examples, Objective
 
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -33,9 +35,7 @@ def truth(p, *, weights=None, label_smoothing=0.0):
 
 
 def streamed(p, **options):
-    return streaming.loss_and_grads(
-        *p.network[:1], p.Y, *p.network[1:], activation=p.activation, task=p.task, **options
-    )
+    return run_kernel(chunked, p, **options)
 
 
 @pytest.mark.parametrize("n_y", [1, 3])
@@ -88,8 +88,8 @@ def test_sums_do_not_get_worse_as_the_examples_get_more():
     X = torch.randn(1, 3, generator=generator).expand(10**6, 3)
     net = TwoLayerNet(3, 4, 1, activation="tanh", generator=generator)
     Y = torch.zeros(10**6)
-    parameters = [V.detach() for V in net.parameters()]
-    J, grads = streaming.loss_and_grads(X, Y, *parameters, activation="tanh", task="binary", chunk_size=16)
+    parameters = Parameters(*(V.detach() for V in net.parameters()))
+    J, grads = by_name(*chunked.loss_and_grads(Examples(X, Y), parameters, Objective("tanh", "binary"), chunk_size=16))
     exact_J, exact = functional.loss_and_grads(
         X.double(), Y, *(V.double() for V in parameters), activation="tanh", task="binary"
     )
@@ -125,9 +125,10 @@ def test_net_and_functional_hand_the_chunk_size_on(chunk_size):
 
 def test_many_examples_go_in_chunks_unasked(monkeypatch):
     seen = []
-    monkeypatch.setattr(at_once, "loss_and_grads", lambda *args, **options: seen.append(options) or (None, None))
+    whole = plain.loss_and_grads
+    monkeypatch.setattr(plain, "loss_and_grads", lambda *args, **options: seen.append(args) or whole(*args, **options))
     net = TwoLayerNet(2, 3, 1, kernel="torch")
-    few = chunks.default_chunk_size(2, 3, 1)
+    few = chunked.default_chunk_size(2, 3, 1)
     net.loss_and_grads(torch.zeros(few + 1, 2), torch.zeros(few + 1))
     assert not seen
     net.loss_and_grads(torch.zeros(few, 2), torch.zeros(few))

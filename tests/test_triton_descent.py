@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 
 from twolayer import descent, gradient_descent
 from twolayer.activations import ACTIVATIONS
-from twolayer.kernels import gpu
+from twolayer.kernels import choice, gpu
 from twolayer.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -54,6 +54,7 @@ def assert_descends_alike(p, weights=None, iterations=ITERATIONS, progress=False
 def anywhere(monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
+        monkeypatch.setitem(choice.DEVICES, "triton_descent", "cpu")
 
 
 @pytest.mark.parametrize("task", TASKS)

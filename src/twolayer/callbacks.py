@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from twolayer.checks import positive_int
-from twolayer.training import LitTwoLayer
+from twolayer.arguments import positive_int
+from twolayer.training.module import LitTwoLayer
 
 
 class GradNormQuantiles(Callback):

@@ -6,9 +6,11 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from twolayer.checks import one_of, positive_int
-from twolayer.kernels import gpu
-from twolayer.network import TwoLayerNet
+from twolayer.arguments import one_of, positive_int
+from twolayer.equations import Parameters
+from twolayer.kernels import choice, gpu
+from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.tasks import Examples, Objective
 
 KERNELS = ("steps", "triton_descent")
 
@@ -59,8 +61,8 @@ def gradient_descent(
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     positive_int("iterations", iterations)
-    gradients = by_autograd if net.backward == "autograd" else TwoLayerNet.loss_and_grads
-    parameters = _trainable(net)
+    gradients = gradients_by_autograd if net.backward == "autograd" else TwoLayerNet.loss_and_grads
+    parameters = net.trainable()
     if not parameters:
         raise ValueError("net must have a parameter that requires a gradient, got none")
     if net.backward != "autograd" and (others := parameters.keys() - {"W1", "b1", "W2", "b2"}):
@@ -115,12 +117,24 @@ def _why_no_kernel(net: TwoLayerNet, X: Tensor, Y: Tensor, callback: Callback | 
         return "it goes by the notes' equations, and mode 'autograd' by PyTorch"
     if callback is not None:
         return "it goes through all iterations by itself, and callback waits for each"
-    parameters = _trainable(net)
-    if len(parameters) < 4 or not all(V.is_contiguous() for V in parameters.values()):
+    trainable = net.trainable()
+    if len(trainable) < 4 or not all(V.is_contiguous() for V in trainable.values()):
         return "it changes all four parameters, contiguous ones"
     if isinstance(X, Tensor) and X.ndim != 2:
         return f"it reads X of shape (m, n_x), not {tuple(X.shape)}"
-    return gpu.why_not("triton_descent", X, Y, net.W1, net.W2)
+    examples, parameters, objective = _values(net, X, Y)
+    return choice.why_not("triton_descent", examples, parameters, objective)
+
+
+def _values(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, sample_weight: Tensor | None = None
+) -> tuple[Examples, Parameters, Objective]:
+    examples = Examples(X, Y, sample_weight, net.class_weight)
+    return (
+        examples,
+        Parameters(net.W1, net.b1, net.W2, net.b2),
+        Objective(net.activation, net.task, net.label_smoothing),
+    )
 
 
 def _in_few_launches(
@@ -133,35 +147,13 @@ def _in_few_launches(
     show: Callable[[int, Tensor], None] | None,
 ) -> None:
     """All iterations at once, or as many as the progress bar waits for."""
-    options = {
-        "activation": net.activation,
-        "task": net.task,
-        "sample_weight": sample_weight,
-        "class_weight": net.class_weight,
-        "label_smoothing": net.label_smoothing,
-    }
+    values = _values(net, X, Y, sample_weight)
     for part in costs.split(len(costs) if show is None else max(1, len(costs) // 200)):
-        gpu.module("triton_descent").gradient_descent(
-            X, Y, net.W1, net.b1, net.W2, net.b2, learning_rate=learning_rate, costs=part, **options
-        )
+        gpu.module("triton_descent").gradient_descent(*values, learning_rate=learning_rate, costs=part)
         if show is not None:
             show(part.storage_offset(), part[0])
     if show is not None:
         show(len(costs) - 1, costs[-1])
-
-
-def _trainable(net: TwoLayerNet) -> dict[str, Tensor]:
-    return {name: V for name, V in net.named_parameters() if V.requires_grad}
-
-
-@torch.enable_grad()
-def by_autograd(
-    net: TwoLayerNet, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The cost and its gradients as ``net.loss_and_grads``, by name, but from PyTorch's graph of ``net.loss``."""
-    parameters = _trainable(net)
-    J = net.loss(X, Y, sample_weight=sample_weight)
-    return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))
 
 
 @contextmanager

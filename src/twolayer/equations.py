@@ -22,10 +22,26 @@ g             hidden activation, see :mod:`twolayer.activations`
 =====  =====  ===============================
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 from torch.nn.functional import linear
 
 from twolayer.activations import Activation
+
+
+class Parameters(NamedTuple):
+    """The four parameters; their gradients, and directions in which they move, have the same form."""
+
+    W1: Tensor
+    """``(n_h, n_x)``"""
+    b1: Tensor
+    """``(n_h,)``"""
+    W2: Tensor
+    """``(n_y, n_h)``"""
+    b2: Tensor
+    """``(n_y,)``"""
+
 
 # Forward: from the inputs to the logits.
 
@@ -35,7 +51,7 @@ def Z1(X: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
 
 
 def A1(Z1: Tensor, g: Activation) -> Tensor:
-    return g(Z1)  # A1 = g(Z1)                             (m, n_h)
+    return g.function(Z1)  # A1 = g(Z1)                    (m, n_h)
 
 
 def Z2(A1: Tensor, W2: Tensor, b2: Tensor) -> Tensor:

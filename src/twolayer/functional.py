@@ -5,43 +5,35 @@ Three ways to the same gradient, chosen by ``backward=``:
 ``"autograd"``
     PyTorch differentiates the forward pass.
 ``"manual"``
-    The notes' equations, in the Functions of :mod:`twolayer.autograd`, which keep ``X``, ``A1`` and
-    at most what has the size of the logits.
+    The notes' equations. :func:`logits` keeps ``X`` and ``A1`` for whatever stands behind it; :func:`loss` computes
+    cost and gradients in one pass.
 ``"streamed"``
-    The notes' equations in passes over a chunk of examples at a time, in the Functions of
-    :mod:`twolayer.autograd_streamed`. Nothing of size ``m × n_h`` exists at any time, for first and second
-    derivatives; third derivatives and ``torch.vmap`` take all examples at once. Autocast converts only the logits that
-    come out.
+    The notes' equations in passes over a chunk of examples at a time. Nothing of size ``m × n_h`` exists at any time,
+    for :func:`logits` either, for first and second derivatives; third derivatives and ``torch.vmap`` take all examples
+    at once. Autocast converts only the logits that come out.
 
-What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode.
+What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode; so is what
+takes PyTorch's expanded weights, as Opacus' ``grad_sample_mode="ew"`` does.
 """
 
-from collections.abc import Callable
+import math
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twolayer import at_once, autograd_streamed, passes, streaming
+from twolayer import arguments, context
 from twolayer.activations import ACTIVATIONS
-from twolayer.arguments import check_cost, check_network_and_cost, in_rows
-from twolayer.autograd import Cost, Loss, Network
-from twolayer.checks import (
-    autocast_enabled,
-    check_direction,
-    check_features,
-    check_parameters,
-    no_autocast,
-    one_of,
-)
-from twolayer.passes import check_pass
-from twolayer.passes import kernel_for as kernel_for  # public here too
-from twolayer.tasks import TASKS, dense_targets, smoothed
+from twolayer.backward import autograd, gradients, manual, streamed
+from twolayer.equations import Parameters
+from twolayer.kernels import choice
+from twolayer.kernels import operators as operators  # registers them
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
-BACKWARDS = ("autograd", "manual", "streamed")
-REDUCTIONS = ("mean", "sum", "none")
-
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
+MODES: dict[str, Any] = {"autograd": autograd, "manual": manual, "streamed": streamed}
+BACKWARDS = tuple(MODES)
+REDUCTIONS = arguments.REDUCTIONS
 
 
 def logits(
@@ -64,8 +56,9 @@ def logits(
         W2, b2: output layer, ``(n_y, n_h)`` and ``(n_y,)``.
         activation: ``"sigmoid"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"``.
         backward: ``"manual"``, ``"autograd"`` or ``"streamed"``.
-        chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
-        kernel: of the backward pass in mode ``"streamed"``, see :func:`kernel_for`.
+        chunk_size: examples at a time where these go in chunks; None for
+            :func:`twolayer.kernels.chunked.default_chunk_size`.
+        kernel: of the pass for gradients, see :func:`kernel_for`.
 
     Returns:
         ``(..., n_y)``, in the dtype of the inputs, or autocast's where that is enabled.
@@ -79,17 +72,17 @@ def logits(
     >>> logits(torch.tensor([[3.0, 1.0]]), W1, b1, W2, b2)  # 2 · relu(3 − 1 + ½) + 1
     tensor([[6.]])
     """
-    one_of("activation", activation, ACTIVATIONS)
-    one_of("backward", backward, BACKWARDS)
-    check_pass(chunk_size, kernel, backward)
-    check_parameters(W1, b1, W2, b2)
-    check_features(X, W1)
-    _keep_whole_in_graphs()
-    if backward == "streamed" and not _is_exporting():
-        Z2 = autograd_streamed.logits(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2, activation, chunk_size, kernel)
-        Z2 = Z2.to(_dtype_of_logits(W1))
-        return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
-    return _logits(X, W1, b1, W2, b2, activation, backward)
+    arguments.one_of("activation", activation, ACTIVATIONS)
+    plan = arguments.plan(chunk_size, kernel)
+    parameters = arguments.parameters(W1, b1, W2, b2)
+    mode = _mode(backward, plan, W1)
+    arguments.features(X, W1)
+    if mode is autograd:
+        return autograd.logits(X, parameters, activation, plan)
+    lead = X.shape[:-1]
+    rows = X if X.ndim == 2 else X.reshape(math.prod(lead), X.shape[-1])  # not -1, which no dimension of zero allows
+    Z2: Tensor = mode.logits(rows, parameters, activation, plan)
+    return Z2 if X.ndim == 2 else Z2.reshape(*lead, Z2.shape[-1])
 
 
 def cost(
@@ -128,21 +121,12 @@ def cost(
     >>> cost(torch.tensor([[0.0], [1e4]]), torch.tensor([1, 1]))  # ½ (log 2 + 0)
     tensor(0.3466)
     """
-    one_of("task", task, TASKS)
-    one_of("reduction", reduction, REDUCTIONS)
-    one_of("backward", backward, BACKWARDS)
-    check_cost(Y, logits.shape, logits.device, task, sample_weight, class_weight, label_smoothing)
-    _keep_whole_in_graphs()
-    return at_once.cost(
-        logits,
-        Y,
-        task=task,
-        sample_weight=sample_weight,
-        class_weight=class_weight,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        loss=_loss_for(task, backward),
-    )
+    objective = arguments.objective("relu", task, label_smoothing, reduction)  # any activation: it plays no part
+    arguments.dtype(arguments.dense("logits", logits).dtype, "logits")
+    examples = Examples(logits, Y, sample_weight, class_weight)
+    mode = _mode(backward, Plan(), logits)
+    arguments.targets(examples, logits.shape, task)
+    return objective.cost(logits, examples) if mode is autograd else gradients.cost(logits, examples, objective)
 
 
 def loss(
@@ -177,34 +161,16 @@ def loss(
     >>> J, torch.autograd.grad(J, W2)[0]
     (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
     """
-    one_of("backward", backward, BACKWARDS)
-    one_of("reduction", reduction, REDUCTIONS)
-    check_pass(chunk_size, kernel, backward)
-    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = in_rows(X, Y, sample_weight, shape)
-    _keep_whole_in_graphs()
-    if backward == "streamed" and not _is_exporting():
-        options = (activation, task, label_smoothing, reduction, chunk_size, kernel)
-        J = autograd_streamed.loss(X, Y, W1, b1, W2, b2, sample_weight, class_weight, *options)
-    elif backward == "manual" and sample_weight is None and class_weight is None and reduction != "none":
-        like = W1.new_empty((X.shape[0], shape[-1]), dtype=torch.promote_types(W1.dtype, torch.float32))
-        Y = smoothed(dense_targets(Y, like, task), label_smoothing, task)
-        X, *parameters = _autocast(X, W1, b1, W2, b2)
-        J, _, _ = Loss.apply(X, Y, *parameters, activation, task, reduction)
-    else:
-        J = at_once.cost(
-            _logits(X, W1, b1, W2, b2, activation, backward),
-            Y,
-            task=task,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            loss=_loss_for(task, backward),
-        )
+    objective = arguments.objective(activation, task, label_smoothing, reduction)
+    plan = arguments.plan(chunk_size, kernel)
+    parameters = arguments.parameters(W1, b1, W2, b2)
+    mode = _mode(backward, plan, W1)
+    examples, shape = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    J: Tensor = mode.loss(examples, parameters, objective, plan)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
+@torch.no_grad()
 def loss_and_grads(
     X: Tensor,
     Y: Tensor,
@@ -224,9 +190,9 @@ def loss_and_grads(
     """The cost and its four gradients by the notes' equations, without any autograd graph.
 
     Args:
-        chunk_size: examples at a time. With None, as many as :func:`twolayer.chunks.default_chunk_size` says, or as
-            the kernel takes. So memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y`` may be
-            mapped from files larger than the memory. Inside torch.compile and torch.func, all go at once.
+        chunk_size: examples at a time. With None, as many as :func:`twolayer.kernels.chunked.default_chunk_size` says,
+            or as the kernel takes. So memory does not grow with ``m``, sums are kept in float64, and ``X`` and ``Y``
+            may be mapped from files larger than the memory. Inside torch.compile and torch.func, all go at once.
         kernel: ``"torch"`` for PyTorch's operators, ``"cpu"`` for the compiled kernel, one of
             :mod:`twolayer.kernels.gpu`, or None for the first that can run; :func:`kernel_for` says which one that is.
         others: see :func:`logits` and :func:`cost`.
@@ -245,22 +211,13 @@ def loss_and_grads(
     >>> J, grads["W2"]
     (tensor(0.3832), tensor([[-0.2424]]))
     """
-    check_pass(chunk_size, kernel)
-    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
-    options: dict[str, Any] = {
-        "activation": activation,
-        "task": task,
-        "sample_weight": sample_weight,
-        "class_weight": class_weight,
-        "label_smoothing": label_smoothing,
-    }
-    if _transformed():
-        if chunk_size is not None or kernel is not None:
-            raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
-        with torch.no_grad(), no_autocast(X.device):
-            return at_once.loss_and_grads(X, Y, W1, b1, W2, b2, **options)
-    return passes.loss_and_grads(X, Y, W1, b1, W2, b2, chunk_size=chunk_size, kernel=kernel, **options)
+    objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size, kernel)
+    parameters = arguments.parameters(W1, b1, W2, b2)
+    examples, _ = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    if (chunk_size is not None or kernel is not None) and context.in_graph_or_transform():
+        raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
+    J, _, grads = choice.loss_and_grads(examples, parameters, objective, plan)
+    return J, grads._asdict()
 
 
 @torch.no_grad()
@@ -289,8 +246,8 @@ def hvp(
 
     Args:
         v: ``{"W1": …, "b1": …, "W2": …, "b2": …}``, in the parameters' shapes and dtypes.
-        chunk_size: examples at a time; None for a quarter of :func:`twolayer.chunks.default_chunk_size`, or all if they
-            fit one of those. ``torch.vmap``, which takes several ``v``, takes all examples at once.
+        chunk_size: examples at a time; None for a quarter of :func:`twolayer.kernels.chunked.default_chunk_size`, or
+            all if they fit one of those. ``torch.vmap``, which takes several ``v``, takes all examples at once.
         others: see :func:`logits` and :func:`cost`.
 
     Returns:
@@ -305,16 +262,12 @@ def hvp(
     >>> hvp(X, Y, W1, b1, W2, b2, v, task="regression")["W2"]  # the mean of a1
     tensor([[0.5000]])
     """
-    check_pass(chunk_size)
-    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, sample_weight, class_weight, label_smoothing)
-    parameters = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
-    check_direction(v, parameters)
-    X, Y, sample_weight = in_rows(X.to(W1.dtype), Y, sample_weight, shape)
-    _keep_whole_in_graphs()
-    options = (activation, task, label_smoothing, chunk_size)
-    tW1, tb1, tW2, tb2 = (v[name] for name in parameters)
-    product = autograd_streamed.hvp(X, Y, W1, b1, W2, b2, sample_weight, class_weight, tW1, tb1, tW2, tb2, *options)
-    return dict(zip(parameters, product, strict=True))
+    objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size)
+    parameters = arguments.parameters(W1, b1, W2, b2)
+    examples, _ = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    direction = arguments.direction(v, parameters)
+    _take_whole_into_graphs()
+    return gradients.hvp(examples, parameters, direction, objective, plan)._asdict()
 
 
 @torch.no_grad()
@@ -353,49 +306,57 @@ def per_sample_grad_norms(
     >>> per_sample_grad_norms(X, Y, W1, b1, W2, b2)  # dz2 = −½, dz1 = 0
     tensor([1.5811, 0.5000])
     """
-    shape = check_network_and_cost(X, Y, W1, b1, W2, b2, activation, task, None, None, label_smoothing)
-    check_pass(chunk_size)
-    if _transformed():
-        raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
-    X, Y, _ = in_rows(X.to(W1.dtype), Y, None, shape)
-    options = {"activation": activation, "task": task, "label_smoothing": label_smoothing, "chunk_size": chunk_size}
-    with no_autocast(X.device):
-        return streaming.per_sample_grad_norms(X, Y, W1, b1, W2, b2, **options).reshape(shape[:-1])
+    objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size)
+    parameters = arguments.parameters(W1, b1, W2, b2)
+    examples, shape = arguments.examples(Examples(X, Y), parameters, task)
+    return choice.per_sample_grad_norms(examples, parameters, objective, plan).reshape(shape[:-1])
 
 
-def _transformed() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def kernel_for(
+    X: Tensor,
+    Y: Tensor,
+    W1: Tensor,
+    W2: Tensor,
+    *,
+    activation: str = "relu",
+    sample_weight: Tensor | None = None,
+    chunk_size: int | None = None,
+    kernel: str | None = None,
+) -> str:
+    """The kernel that a pass over these arguments takes: ``"torch"`` for PyTorch's operators, ``"cpu"``, or one of
+    :mod:`twolayer.kernels.gpu`.
+
+    That is the pass of :func:`loss_and_grads`, and the one for cost and gradients that :func:`loss` makes. What else
+    there is runs in PyTorch's operators.
+
+    Args:
+        X, Y, W1, W2, sample_weight: those of the call, ``X`` as ``(m, n_x)``. Shapes, strides, dtypes and devices
+            matter, values do not.
+        activation: of the call.
+        chunk_size: is for PyTorch's operators alone; where it is given, they run.
+        kernel: the one that is asked for, or None for the fastest that can run.
+
+    Raises:
+        ValueError: there is no such kernel, or it does not take a ``chunk_size``.
+        RuntimeError: it cannot run here, or not on these arguments; the message says why.
+
+    >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), torch.ones(1, 3), chunk_size=2)
+    'torch'
+    """
+    plan = arguments.plan(chunk_size, kernel)
+    parameters = Parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases are like the weights
+    return choice.kernel_for(Examples(X, Y, sample_weight), parameters, Objective(activation, PAIRING), plan)
 
 
-def _logits(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, activation: str, backward: str) -> Tensor:
-    """``Z2`` of all examples at once; what is exported is at once in the streamed mode too."""
-    if backward != "manual":
-        return at_once.logits(X, W1, b1, W2, b2, activation=activation)
-    Z2, _ = Network.apply(*_autocast(X.reshape(-1, X.shape[-1]), W1, b1, W2, b2), activation)
-    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+def _mode(backward: str, plan: Plan, weight: Tensor) -> ModuleType:
+    """What computes in this mode. What is exported, or takes expanded weights, is made of ordinary operators."""
+    arguments.mode(backward, plan, MODES)
+    _take_whole_into_graphs()
+    found: ModuleType = autograd if context.is_exporting() or context.is_expanded(weight) else MODES[backward]
+    return found
 
 
-def _loss_for(task: str, backward: str) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What gives the loss of each example, unless PyTorch's derivative is wanted."""
-    return None if backward == "autograd" else lambda Z2, Y: Cost.apply(Z2, Y, task)
-
-
-def _keep_whole_in_graphs() -> None:
+def _take_whole_into_graphs() -> None:
     """Makes torch.compile take the Functions as they are: Dynamo, when it traces this import, also performs it."""
     if torch.compiler.is_compiling():
-        import twolayer.in_graph  # noqa: F401
-
-
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller."""
-    device = tensors[0].device
-    if not autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device.type)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
-def _dtype_of_logits(W1: Tensor) -> torch.dtype:
-    """That of the parameters, or what autocast makes of it."""
-    convert = autocast_enabled(W1.device) and W1.dtype != torch.float64
-    return torch.get_autocast_dtype(W1.device.type) if convert else W1.dtype
+        import twolayer.backward.in_graph  # noqa: F401

@@ -1,18 +1,19 @@
 """The network as a module: ``TwoLayerNet``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from twolayer import functional
-from twolayer.activations import ACTIVATIONS, LEAKY_RELU_SLOPE
-from twolayer.checks import one_of, positive_int
+from twolayer import arguments, functional
+from twolayer.activations import ACTIVATIONS
+from twolayer.arguments import one_of, positive_int
+from twolayer.context import hooks_of
+from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
-from twolayer.passes import check_pass
-from twolayer.tasks import TASKS, check_class_weight, check_label_smoothing
-
-_MODULES = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+from twolayer.sequential import parts_of
+from twolayer.tasks import TASKS
 
 
 class TwoLayerNet(nn.Module):
@@ -33,8 +34,9 @@ class TwoLayerNet(nn.Module):
             where nothing of size ``m × n_h`` exists, ``"autograd"`` to let PyTorch differentiate.
         class_weight: weight of each class in the cost, ``(2,)`` for binary, ``(n_y,)`` for multiclass.
         label_smoothing: moves the targets of the cost towards the uniform distribution, in [0, 1).
-        chunk_size: examples at a time in mode ``"streamed"``; None for :func:`twolayer.chunks.default_chunk_size`.
-        kernel: what runs in mode ``"streamed"`` and :meth:`loss_and_grads`: ``"torch"``, ``"cpu"``, one of
+        chunk_size: examples at a time where these go in chunks; None for
+            :func:`twolayer.kernels.chunked.default_chunk_size`.
+        kernel: what computes cost and gradients, but in mode ``"autograd"``: ``"torch"``, ``"cpu"``, one of
             :mod:`twolayer.kernels.gpu`, or None for the first that can, see :func:`twolayer.functional.kernel_for`.
         generator: source of the random start, for a start that can be repeated.
         device, dtype: of the parameters, as for :class:`torch.nn.Linear`.
@@ -72,39 +74,45 @@ class TwoLayerNet(nn.Module):
     ) -> None:
         super().__init__()
         self.class_weight: Tensor | None
+        self._class_weight: list[float] | None = None
         self.in_features = positive_int("in_features", in_features)
         self.hidden_features = positive_int("hidden_features", hidden_features)
         self.out_features = positive_int("out_features", out_features)
-        self.activation = one_of("activation", activation, ACTIVATIONS)
-        self.task = one_of("task", task, TASKS)
+        objective = arguments.objective(activation, task, label_smoothing)
+        self.activation, self.task, self.label_smoothing = activation, task, objective.label_smoothing
         self.init = one_of("init", init, INITIALIZATIONS)
-        self.backward = one_of("backward", backward, functional.BACKWARDS)
-        self.label_smoothing = label_smoothing
-        check_label_smoothing(label_smoothing, task)
-        self.chunk_size = chunk_size
-        self.kernel = kernel
-        check_pass(chunk_size, None, backward)
-        check_pass(chunk_size, kernel)
+        self.backward = arguments.mode(backward, arguments.plan(chunk_size), functional.BACKWARDS)
+        plan = arguments.plan(chunk_size, kernel)
+        self.chunk_size, self.kernel = plan.chunk_size, kernel
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
+        dtype = arguments.dtype(dtype or torch.get_default_dtype())
         if class_weight is not None:
-            class_weight = torch.as_tensor(class_weight, dtype=dtype or torch.get_default_dtype())
-            check_class_weight(class_weight, task, out_features)
-            class_weight = class_weight.to(device, copy=True)  # the caller's stays the caller's
-        self.register_buffer("class_weight", class_weight)
+            where = None if isinstance(class_weight, Tensor) else "cpu"  # whatever the default device
+            class_weight = torch.as_tensor(class_weight, dtype=dtype, device=where)
+            arguments.class_weights(class_weight, task, self.out_features)
+            self._class_weight = None if class_weight.is_meta else class_weight.tolist()
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.W1 = parameter(hidden_features, in_features)
-        self.b1 = parameter(hidden_features)
-        self.W2 = parameter(out_features, hidden_features)
-        self.b2 = parameter(out_features)
+        self.W1 = parameter(self.hidden_features, self.in_features)
+        self.b1 = parameter(self.hidden_features)
+        self.W2 = parameter(self.out_features, self.hidden_features)
+        self.b2 = parameter(self.out_features)
+        buffer = None if class_weight is None else torch.empty_like(class_weight, device=self.W1.device)
+        self.register_buffer("class_weight", buffer)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draws the start anew, by the rule ``init``."""
+        """Draws the start anew, by the rule ``init``, and takes the class weights that were given."""
         initialize(self.init, self.W1, self.b1, self.W2, self.b2, generator)
+        self.reset_class_weight()
+
+    def reset_class_weight(self) -> None:
+        """Takes the class weights that were given, as after ``to_empty``."""
+        if self.class_weight is not None and self._class_weight is not None:
+            self.class_weight.copy_(torch.tensor(self._class_weight, dtype=torch.float64, device="cpu"))
 
     def forward(
         self, X: Tensor, Y: Tensor | None = None, *, sample_weight: Tensor | None = None, reduction: str = "mean"
@@ -119,7 +127,7 @@ class TwoLayerNet(nn.Module):
             "activation": self.activation,
             "backward": self.backward,
             "chunk_size": self.chunk_size,
-            "kernel": self.kernel if self.backward == "streamed" else None,
+            "kernel": None if self.backward == "autograd" else self.kernel,
         }
         if Y is None:
             return functional.logits(X, *network, **options)
@@ -168,12 +176,27 @@ class TwoLayerNet(nn.Module):
     def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
 
-        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run.
-        Forward and backward hooks, FSDP2's among them, get the logits, which in mode ``"streamed"`` cost a pass more.
+        It is always the cost of what ``net(X)`` gives. Where a hook or a ``forward`` of a subclass has a say in that,
+        the network is called for its logits first, which cost a pass more; FSDP2 has such hooks.
+
+        Arguments and errors: see :func:`twolayer.functional.cost`.
         """
-        if not (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
+        if self.called_otherwise() is None:
             return self(X, Y=Y, sample_weight=sample_weight, reduction=reduction)
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
+
+    def called_otherwise(self) -> str | None:
+        """What has a say in ``net(X)`` beside the four parameters, in words: a hook, or a ``forward`` of its own.
+
+        None if nothing does. Otherwise, what goes by the parameters alone is refused: :meth:`loss_and_grads`,
+        :meth:`hvp`, :meth:`per_sample_grad_norms` and gradient descent by the notes' equations.
+
+        >>> TwoLayerNet(2, 4, 1).called_otherwise() is None
+        True
+        """
+        if type(self).forward is not TwoLayerNet.forward or "forward" in self.__dict__:
+            return "a forward of its own"
+        return hooks_of(self)
 
     def loss_and_grads(
         self,
@@ -192,11 +215,11 @@ class TwoLayerNet(nn.Module):
         Returns:
             ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
 
-        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`. The network is not called as a module:
-        its hooks do not run. Where one of them computes a weight, as under :mod:`torch.nn.utils.prune`, a RuntimeError
-        says so.
+        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`. The network is not called as a module;
+        where that would make a difference, see :meth:`called_otherwise`, a RuntimeError says so. A parameter under two
+        names has the sum of its gradients under both.
         """
-        return functional.loss_and_grads(
+        J, grads = functional.loss_and_grads(
             X,
             Y,
             *self._current_parameters(),
@@ -208,6 +231,7 @@ class TwoLayerNet(nn.Module):
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
             kernel=self.kernel if kernel is None else kernel,
         )
+        return J, self._summed(grads)
 
     def hvp(
         self,
@@ -227,10 +251,15 @@ class TwoLayerNet(nn.Module):
         >>> net.hvp(torch.ones(5, 2), torch.ones(5), v)["W1"].shape
         torch.Size([4, 2])
         """
-        return functional.hvp(
+        parameters = self._current_parameters()
+        for one, other in self._tied():
+            v = {other: v[one], **v} if isinstance(v, Mapping) and one in v else v
+            if isinstance(v, Mapping) and v.get(one) is not v.get(other):
+                raise ValueError(f"v[{one!r}] and v[{other!r}] must be one tensor, as {one} and {other} are")
+        product = functional.hvp(
             X,
             Y,
-            *self._current_parameters(),
+            *parameters,
             v,
             activation=self.activation,
             task=self.task,
@@ -239,6 +268,7 @@ class TwoLayerNet(nn.Module):
             label_smoothing=self.label_smoothing,
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
         )
+        return self._summed(product)
 
     def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """The norm of the gradient of each example's own loss: which examples pull, in one pass.
@@ -250,25 +280,47 @@ class TwoLayerNet(nn.Module):
         >>> net.per_sample_grad_norms(torch.ones(5, 2), torch.ones(5)).shape
         torch.Size([5])
         """
+        parameters = self._current_parameters()
+        for one, other in self._tied():
+            raise RuntimeError(f"{one} and {other} must be two parameters for the norms of both, got one for the two")
         return functional.per_sample_grad_norms(
             X,
             Y,
-            *self._current_parameters(),
+            *parameters,
             activation=self.activation,
             task=self.task,
             label_smoothing=self.label_smoothing,
             chunk_size=chunk_size,
         )
 
-    def _current_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def trainable(self) -> dict[str, Tensor]:
+        """What an optimizer changes: the parameters that require a gradient, by name."""
+        return {name: V for name, V in self.named_parameters() if V.requires_grad}
+
+    def _current_parameters(self) -> Parameters:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
-        names = ("W1", "b1", "W2", "b2")
-        if stale := [name for name in names if name in vars(self)]:
+        if stale := [name for name in Parameters._fields if name in self.__dict__]:
             raise RuntimeError(
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
             )
-        return self.W1, self.b1, self.W2, self.b2
+        if reason := self.called_otherwise():
+            raise RuntimeError(
+                f"the network must be no more than its four parameters, got {reason}, which counts only where the "
+                "network is called: use loss(X, Y).backward(), or backward='autograd' for gradient_descent"
+            )
+        return Parameters(self.W1, self.b1, self.W2, self.b2)
+
+    def _tied(self) -> list[tuple[str, str]]:
+        """Parameters under two names."""
+        pairs = (("W1", "W2"), ("b1", "b2"))
+        return [(one, other) for one, other in pairs if getattr(self, one) is getattr(self, other)]
+
+    def _summed(self, by_name: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the shares of a parameter under two names added up."""
+        for one, other in self._tied():
+            by_name[one] = by_name[other] = by_name[one] + by_name[other]
+        return by_name
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
@@ -277,58 +329,63 @@ class TwoLayerNet(nn.Module):
         >>> net.to_sequential()[0].weight is net.W1
         True
         """
-        activation = _MODULES[self.activation]
+        activation = ACTIVATIONS[self.activation].module()
         first = nn.Linear(self.in_features, self.hidden_features, device="meta")
         second = nn.Linear(self.hidden_features, self.out_features, device="meta")
         first.weight, first.bias, second.weight, second.bias = self.W1, self.b1, self.W2, self.b2
-        return nn.Sequential(first, activation(), second).train(self.training)
+        return nn.Sequential(first, activation, second).train(self.training)
 
     @classmethod
     def from_sequential(cls, sequential: nn.Sequential, **options: Any) -> "TwoLayerNet":
         """The network that shares the parameters of an ``nn.Sequential(Linear, activation, Linear)``.
 
         Args:
-            sequential: two linear layers with biases, and one of the four activations between them.
+            sequential: two linear layers with biases, and one of the activations between them.
             options: ``task``, ``backward`` and the like, as for the constructor.
 
         Raises:
-            ValueError: it is built otherwise; the message says where.
+            ValueError: it is built otherwise, see :func:`twolayer.sequential.parts_of`; the message names the layer.
 
         >>> seq = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
         >>> TwoLayerNet.from_sequential(seq, task="multiclass")
         TwoLayerNet(2, 4, 3, activation='tanh', task='multiclass', init='he', backward='manual')
         """
-        layers: list[Any] = list(sequential)
-        names: dict[type, str] = {module: name for name, module in _MODULES.items()}
-        kinds = [type(layer) for layer in layers]
-        if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[2] is not nn.Linear or kinds[1] not in names:
-            expected = " or ".join(module.__name__ for module in names)
-            got = ", ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"sequential must be Linear, then {expected}, then Linear, got {got}")
-        first, activation, second = layers
-        if first.bias is None or second.bias is None:
-            raise ValueError("sequential must have a bias in both linear layers, got bias=False")
-        if isinstance(activation, nn.LeakyReLU) and activation.negative_slope != LEAKY_RELU_SLOPE:
-            raise ValueError(f"negative_slope must be {LEAKY_RELU_SLOPE}, got {activation.negative_slope}")
-        if second.in_features != first.out_features:
-            raise ValueError(
-                f"sequential must fit together, got {first.out_features} hidden units, then {second.in_features}"
-            )
+        first, activation, second = parts_of(sequential)
         net = cls(
             first.in_features,
             first.out_features,
             second.out_features,
-            activation=names[type(activation)],
+            activation=activation,
             device="meta",  # nothing is drawn: the parameters are replaced
             dtype=first.weight.dtype,
             **options,
         )
         if net.class_weight is not None:
-            net.class_weight = torch.as_tensor(options["class_weight"]).to(first.weight, copy=True)
-        net.W1, net.b1, net.W2, net.b2 = first.weight, first.bias, second.weight, second.bias
+            net.class_weight = torch.empty_like(net.class_weight, device=first.weight.device)
+            net.reset_class_weight()
+        for name, V in zip(Parameters._fields, (*first.parameters(), *second.parameters()), strict=True):
+            setattr(net, name, V)
         return net.train(sequential.training)
 
     def extra_repr(self) -> str:
         options = ("activation", "task", "init", "backward", *(("chunk_size",) if self.chunk_size else ()))
         names = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
         return f"{self.in_features}, {self.hidden_features}, {self.out_features}, {names}"
+
+
+@torch.enable_grad()
+def gradients_by_autograd(
+    net: TwoLayerNet, X: Tensor, Y: Tensor, sample_weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cost and its gradients as ``net.loss_and_grads``, by name, but from PyTorch's graph of ``net.loss``.
+
+    Parameters that require no gradient have none.
+
+    >>> net = TwoLayerNet(2, 4, 1)
+    >>> J, grads = gradients_by_autograd(net, torch.ones(5, 2), torch.ones(5))
+    >>> torch.allclose(grads["W1"], net.loss_and_grads(torch.ones(5, 2), torch.ones(5))[1]["W1"])
+    True
+    """
+    parameters = net.trainable()
+    J = net.loss(X, Y, sample_weight=sample_weight)
+    return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))

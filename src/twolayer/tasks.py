@@ -5,6 +5,7 @@ every one of them. The names are torchmetrics' words.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twolayer import equations
-from twolayer.checks import check_range, check_weights
+from twolayer.activations import ACTIVATIONS, Activation
+from twolayer.equations import Parameters
 
 
 class Task(NamedTuple):
@@ -36,6 +38,9 @@ class Task(NamedTuple):
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
+    # An infinite logit on the side of its label costs nothing. PyTorch's formula would have 0 · ∞ there.
+    right = Z2.isinf() & ((Z2 > 0) == Y)
+    Z2 = torch.where(right, Z2.clamp(torch.finfo(Z2.dtype).min, torch.finfo(Z2.dtype).max), Z2)
     L = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
     return L.squeeze(-1) if L.shape[-1] == 1 else L.sum(-1)
 
@@ -49,7 +54,8 @@ def _softmax(Z2: Tensor) -> Tensor:
 
 
 def _cross_entropy_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
-    return -(Y * torch.log_softmax(Z2, -1)).sum(-1)
+    log_A2 = torch.log_softmax(Z2, -1)
+    return -(Y * log_A2.masked_fill((Y == 0) & (log_A2 == -torch.inf), 0)).sum(-1)  # 0 log 0 = 0, as for a masked class
 
 
 def _error_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
@@ -106,42 +112,6 @@ COSTS = {
 }
 
 
-def check_targets(Y: Tensor, shape: tuple[int, ...], device: torch.device, task: str) -> None:
-    """Raises unless ``Y`` are targets for logits of that shape, ``(..., n_y)``, and device.
-
-    Raises:
-        TypeError: ``Y`` is no tensor, or its dtype cannot hold such targets.
-        ValueError: its shape or device does not fit, there are no examples, or a value is outside [0, 1] (looked at on
-            a CPU only: on a GPU that would be a synchronisation in every step).
-        IndexError: a class index is outside [0, n_y).
-    """
-    *lead, n_y = shape
-    if 0 in lead:
-        raise ValueError(f"X and logits must hold at least one example, got logits of shape {tuple(shape)}")
-    if not isinstance(Y, Tensor):
-        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
-    if Y.device != device:
-        raise ValueError(f"Y must be on the logits' device {device}, got {Y.device}")
-    if task == "binary" and n_y != 1:
-        raise ValueError(f"logits must have one output for task 'binary', got {n_y}; 'multilabel' has several")
-    if task == "multiclass" and not Y.is_floating_point():
-        if Y.dtype is torch.bool or Y.is_complex():
-            raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
-        if list(Y.shape) != lead:
-            raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
-        check_range("Y", Y, 0, n_y - 1, f"{n_y} classes", IndexError)
-        return
-    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
-        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
-    if list(Y.shape) != [*lead, n_y] and not (n_y == 1 and list(Y.shape) == lead):
-        also = (
-            f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
-        )
-        raise ValueError(f"Y must have shape {tuple(shape)}{also} for task {task!r}, got {tuple(Y.shape)}")
-    if task != "regression":
-        check_range("Y", Y, 0, 1, f"task {task!r}")
-
-
 def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     """Targets in the logits' shape and dtype: what ``dZ2 = A2 − Y`` subtracts.
 
@@ -161,19 +131,14 @@ def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     return (Y if Y.ndim == logits.ndim else Y.unsqueeze(-1)).to(logits.dtype)
 
 
+def summing_dtype(device: torch.device) -> torch.dtype:
+    """In which sums over examples are formed: float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def at_least_float32(Z2: Tensor) -> Tensor:
     """Logits as costs take them: in half precision, a cost would be no better than two or three digits."""
     return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
-
-
-def check_label_smoothing(label_smoothing: float, task: str) -> None:
-    """Raises ValueError or TypeError unless ``label_smoothing`` is a number in [0, 1), and 0 for regression."""
-    if not isinstance(label_smoothing, int | float):
-        raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing and task == "regression":
-        raise ValueError(f"label_smoothing must be 0 for regression, got {label_smoothing}")
 
 
 def smoothed(Y: Tensor, label_smoothing: float, task: str) -> Tensor:
@@ -196,6 +161,8 @@ def example_weights(
 ) -> Tensor | None:
     """One weight per example, ``(...)``: ``sample_weight`` times the weight of its class. None for none.
 
+    In :func:`summing_dtype`, so that no weight is lost before the weights are normalised, whatever their scale.
+
     Args:
         Y: dense targets ``(..., n_y)``, before label smoothing. A soft label weighs as the mean of its classes.
         task: a key of ``TASKS``.
@@ -203,55 +170,111 @@ def example_weights(
         class_weight: ``(2,)`` for binary (of class 0 and of class 1), ``(n_y,)`` for multiclass; positive.
 
     >>> example_weights(torch.tensor([[0.0], [1.0]]), "binary", class_weight=torch.tensor([1.0, 3.0]))
-    tensor([1., 3.])
+    tensor([1., 3.], dtype=torch.float64)
     """
-    weights = None
+    weights, dtype = None, summing_dtype(Y.device)
     if class_weight is not None:
         by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
-        weights = by_class @ class_weight.to(Y)
+        weights = by_class.to(dtype) @ class_weight.to(dtype)
     if sample_weight is not None:
-        sample_weight = sample_weight.to(Y.dtype)
+        sample_weight = sample_weight.to(dtype)
         weights = sample_weight if weights is None else weights * sample_weight
     return weights
 
 
-def check_example_weights(
-    sample_weight: Tensor | None,
-    class_weight: Tensor | None,
-    shape: tuple[int, ...],
-    device: torch.device,
-    task: str,
-) -> None:
-    """Raises unless the weights fit logits of that shape, ``(..., n_y)``, and device.
+class Examples(NamedTuple):
+    """What the network learns from: inputs, targets and their weights."""
 
-    Raises:
-        TypeError: a weight is no tensor.
-        ValueError: a shape or device is wrong, a value is (CPU only), or the task has no classes.
+    X: Tensor
+    """``(m, n_x)``"""
+    Y: Tensor
+    """Targets as for :func:`twolayer.functional.cost`, ``m`` of them."""
+    sample_weight: Tensor | None = None
+    """``(m,)``"""
+    class_weight: Tensor | None = None
+
+    def rows(self, rows: slice) -> "Examples":
+        """Some of them."""
+        w = self.sample_weight
+        return Examples(self.X[rows], self.Y[rows], None if w is None else w[rows], self.class_weight)
+
+
+class Direction(NamedTuple):
+    """Along what a derivative is taken, or what it is along each; None where it is zero, or not asked for."""
+
+    X: Tensor | None
+    Y: Tensor | None
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the names and numbers that, with examples and parameters, make the cost ``J``.
+
+    Frozen, so that it is one value wherever PyTorch takes arguments apart.
+
+    >>> examples = Examples(torch.ones(2, 1), torch.tensor([0, 1]), sample_weight=torch.tensor([1.0, 3.0]))
+    >>> Objective("tanh", "binary").cost(torch.zeros(2, 1), examples)
+    tensor(0.6931)
     """
-    *lead, n_y = shape
-    if class_weight is not None:
-        check_class_weight(class_weight, task, n_y)
-        if class_weight.device != device:
-            raise ValueError(f"class_weight must be on Y's device {device}, got {class_weight.device}")
-    if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor):
-            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
-        if list(sample_weight.shape) != lead:
-            raise ValueError(f"sample_weight must have shape {tuple(lead)}, got {tuple(sample_weight.shape)}")
-        if sample_weight.device != device:
-            raise ValueError(f"sample_weight must be on Y's device {device}, got {sample_weight.device}")
-        check_weights("sample_weight", sample_weight)
+
+    activation: str
+    task: str
+    label_smoothing: float = 0.0
+    reduction: str = "mean"
+    """``"mean"``, ``"sum"``, or ``"none"`` for the weighted loss of each example."""
+
+    @property
+    def g(self) -> Activation:
+        return ACTIVATIONS[self.activation]
+
+    @property
+    def formulas(self) -> Task:
+        """The task's own: loss, error and curvature."""
+        return COSTS[self.task]
+
+    def targets(self, examples: Examples, Z2: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Dense and smoothed targets ``(m, n_y)`` in the dtype of the logits ``Z2``, and weights ``(m,)`` if any."""
+        Y = dense_targets(examples.Y, Z2, self.task)
+        weights = example_weights(Y, self.task, examples.sample_weight, examples.class_weight)
+        return smoothed(Y, self.label_smoothing, self.task), weights
+
+    def share(self, weights: Tensor | None, Z2: Tensor) -> Tensor | float:
+        """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``, as ``Z2``."""
+        if weights is None:
+            return 1 / len(Z2) if self.reduction == "mean" else 1.0
+        return self._normalised(weights, Z2.dtype).unsqueeze(-1)
+
+    def _normalised(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.reduction == "mean":
+            weights = weights / weights.detach().amax()  # so that their sum does not overflow
+            weights = weights / weights.sum()
+        return weights.to(dtype)
+
+    def cost(self, Z2: Tensor, examples: Examples, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """``J``, or with reduction ``"none"`` the weighted loss of each example, in at least float32.
+
+        Args:
+            Z2: logits, ``(..., n_y)``.
+            examples: of the same leading shape; ``X`` plays no part.
+            loss: what makes the loss of each example of ``Z2`` and dense ``Y``, if not the task's own formula.
+        """
+        Z2 = at_least_float32(Z2)
+        Y, weights = self.targets(examples, Z2)
+        L = (loss or self.formulas.loss)(Z2, Y)
+        if weights is not None:
+            L = self._normalised(weights, L.dtype) * L
+        if self.reduction == "mean":
+            return L.mean() if weights is None else L.sum()
+        return L.sum() if self.reduction == "sum" else L
 
 
-def check_class_weight(class_weight: Tensor, task: str, n_y: int) -> None:
-    """Raises ValueError or TypeError unless the class weights are one positive number for each class of the task."""
-    if task not in ("binary", "multiclass"):
-        raise ValueError(f"class_weight must be None for task {task!r}: only 'binary' and 'multiclass' have classes")
-    classes = 2 if task == "binary" else n_y
-    if not isinstance(class_weight, Tensor):
-        raise TypeError(f"class_weight must be a tensor, got {type(class_weight).__name__}")
-    if class_weight.shape != (classes,):
-        raise ValueError(
-            f"class_weight must have shape {(classes,)} for task {task!r}, got {tuple(class_weight.shape)}"
-        )
-    check_weights("class_weight", class_weight, zero_allowed=False)
+@dataclass(frozen=True)
+class Plan:
+    """How a pass is to run, and whether it gives ``dX`` too."""
+
+    chunk_size: int | None = None
+    """Examples at a time in PyTorch's operators."""
+    kernel: str | None = None
+    """One of ``twolayer.kernels.KERNELS``, or None for the fastest that can run."""
+    input_gradient: bool = False

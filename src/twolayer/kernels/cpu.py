@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
-from twolayer.kernels import memory
+from twolayer.equations import Parameters
+from twolayer.tasks import Examples, Objective
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
@@ -97,57 +98,48 @@ def _load() -> ctypes.CDLL | str:
     return library
 
 
-def why_not(X: Tensor, Y: Tensor, W1: Tensor, sample_weight: Tensor | None = None) -> str | None:
+def why_not(examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
     """What keeps the kernel from a call, or None. Compiles it if it can run and is not compiled yet."""
-    if W1.device.type != "cpu":
-        return f"it runs on a CPU, and W1 is on {W1.device}"
+    X, Y, sample_weight, _ = examples
+    W1 = parameters.W1
+    if objective.activation not in ACTIVATIONS:
+        return f"it knows no activation {objective.activation!r}"
+    if objective.task not in TASKS:
+        return f"it knows no task {objective.task!r}"
     if not W1.dtype == X.dtype == torch.float32:
         return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
+    if not parameters.b1.dtype == parameters.W2.dtype == parameters.b2.dtype == torch.float32:
+        return f"it computes in float32, and W2 is {parameters.W2.dtype}"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
     if sample_weight is not None and not (sample_weight.dtype == torch.float32 and sample_weight.is_contiguous()):
         return "it reads contiguous float32 weights"
-    reason = memory.why_not(X, Y, W1)
-    if reason is not None:
-        return reason
     library = _load()
     return library if isinstance(library, str) else None
 
 
 def loss_and_grads(
-    X: Tensor,
-    Y: Tensor,
-    W1: Tensor,
-    b1: Tensor,
-    W2: Tensor,
-    b2: Tensor,
-    *,
-    activation: str,
-    task: str,
-    sample_weight: Tensor | None = None,
-    class_weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    input_gradient: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """As :func:`twolayer.streaming.loss_and_grads`, where :func:`why_not` has nothing against it.
+    examples: Examples, parameters: Parameters, objective: Objective, *, input_gradient: bool = False
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """As :func:`twolayer.kernels.chunked.loss_and_grads`, where :func:`why_not` has nothing against it.
 
     On as many threads as :func:`torch.get_num_threads` says, if there is work for them; for a number of threads, the
     result is the same to the last bit each time.
     """
     library = _load()
     assert isinstance(library, ctypes.CDLL), library
-    (m, n_x), n_h, n_y = X.shape, len(b1), len(b2)
-    parameters = {name: V.contiguous() for name, V in {"W1": W1, "b1": b1, "W2": W2, "b2": b2}.items()}
+    X, Y, sample_weight, class_weight = examples
+    (m, n_x), (n_y, n_h) = X.shape, parameters.W2.shape
+    parameters = Parameters(*(V.contiguous() for V in parameters))
     if class_weight is not None:
         class_weight = class_weight.to(torch.float32).contiguous()
-    grads = {name: torch.empty_like(V) for name, V in parameters.items()}
+    grads = Parameters(*map(torch.empty_like, parameters))
     dX = X.new_empty(m, n_x) if input_gradient else None
-    J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
+    J, divisor = torch.empty((), dtype=torch.float32, device="cpu"), ctypes.c_double()
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
     failed = library.twolayer_pass(
         ARGUMENTS.pack(
-            *map(_address, (X, *parameters.values(), Y, sample_weight, class_weight, dX, *grads.values(), J)),
+            *map(_address, (X, *parameters, Y, sample_weight, class_weight, dX, *grads, J)),
             ctypes.addressof(divisor),
             m,
             n_x,
@@ -155,21 +147,19 @@ def loss_and_grads(
             n_y,
             X.stride(0),
             Y.stride(0),
-            ACTIVATIONS[activation],
-            TASKS[task],
+            ACTIVATIONS[objective.activation],
+            TASKS[objective.task],
             DTYPES[Y.dtype],
-            task != "multiclass" or Y.is_floating_point(),
-            reduction == "mean",
+            objective.task != "multiclass" or Y.is_floating_point(),
+            objective.reduction == "mean",
             max(1, min(torch.get_num_threads(), work // WORTH_A_THREAD)),
-            label_smoothing,
+            objective.label_smoothing,
             LEAKY_RELU_SLOPE,
         )
     )
     if failed:
         raise MemoryError("the CPU kernel got no memory")
-    if dX is not None:
-        grads["X"] = dX.div_(divisor.value)
-    return J, grads
+    return J, None if dX is None else dX.div_(divisor.value), grads
 
 
 def _address(V: Tensor | None) -> int:

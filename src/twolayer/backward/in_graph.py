@@ -5,13 +5,13 @@ forward pass with PyTorch's own rules instead (pytorch/pytorch#193279, #192985),
 refuses a Function that has a ``jvp``; second derivatives came out wrong, and silently so. Taken as a whole, a Function
 reaches AOTAutograd as it is, which runs it on fake tensors by the very rules of eager mode.
 
-Importing this module loads Dynamo, which takes as long as PyTorch itself: so it is imported when something is compiled.
+Importing this module loads Dynamo, which takes as long as PyTorch itself: so it is imported when something is compiled,
+after the modes, which have registered what is theirs.
 """
 
 from torch.compiler import allow_in_graph
 
-from twolayer import autograd_streamed
-from twolayer.autograd import Cost, Loss, Network
+from twolayer.backward.function import WHOLE
 
-for function in (Network, Cost, Loss, autograd_streamed.logits, autograd_streamed.loss, autograd_streamed.hvp):
+for function in WHOLE:
     allow_in_graph(function)

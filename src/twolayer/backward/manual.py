@@ -1,0 +1,69 @@
+"""Mode ``"manual"``: the notes' equations, on what the forward pass kept.
+
+:class:`Network` takes the ``∂J/∂Z2`` of whatever stands behind it through both layers, from the ``A1`` that it kept.
+The network's own cost does not need that: it comes with its gradients, in one pass, see
+:mod:`twolayer.backward.gradients`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twolayer.activations import ACTIVATIONS
+from twolayer.backward import gradients
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
+from twolayer.context import autocast_dtype, autocast_enabled, saved_for_jvp
+from twolayer.equations import Parameters
+from twolayer.kernels import plain
+from twolayer.tasks import Examples, Objective, Plan
+
+
+def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+    """``Z2``, ``(m, n_y)``."""
+    # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
+    Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
+    return Z2
+
+
+@whole_in_graphs
+def loss(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> Tensor:
+    """``J``, or the loss of each example. Under autocast it goes by the logits, whose products autocast converts."""
+    if autocast_enabled(examples.X.device):
+        return gradients.cost(logits(examples.X, parameters, objective.activation, plan), examples, objective)
+    return gradients.loss(examples, parameters, objective, plan, logits)
+
+
+@whole_in_graphs
+class Network(LightFunction):
+    """``(X, W1, b1, W2, b2) → (Z2, A1)``.
+
+    ``A1`` is an output rather than only kept, because the backward pass depends on it: a second derivative follows
+    that dependence through inputs and outputs and nothing else. What comes back along it, ``dA1``, joins ``dZ2 W2``.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(X: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        *parameters, activation = others
+        Z2, kept = plain.forward(X, Parameters(*parameters), ACTIVATIONS[activation])
+        return Z2, kept.A1
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        X, W1, _, W2, _, ctx.activation = inputs
+        keep(ctx, *plain.Kept(X, W1, W2, output[1]))
+
+    @staticmethod
+    def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:
+        kept, g = plain.Kept(*ctx.saved_tensors), ACTIVATIONS[ctx.activation]
+        return *plain.backward(kept, g, dZ2, dA1, ctx.needs_input_grad[:5]), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        with saved_for_jvp(ctx) as saved:
+            kept = plain.Kept(*saved)
+            _, tA1, tZ2 = plain.along(kept, ACTIVATIONS[ctx.activation], tangents[:5])
+            # Zeros, since PyTorch does not take None for the tangent of an output.
+            return tZ2, torch.zeros_like(kept.A1) if tA1 is None else tA1

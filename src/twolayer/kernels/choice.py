@@ -1,0 +1,163 @@
+"""Who runs a pass: the one place that decides, for every mode and every function.
+
+- What a transform maps over or differentiates, and what torch.compile or an export writes down, is computed by
+  :mod:`~twolayer.kernels.plain`, all examples at once.
+- What traces otherwise, such as the graph of a Function under torch.compile, meets each pass as one opaque operator of
+  PyTorch's, see :mod:`~twolayer.kernels.operators`.
+- Else a kernel runs, the fastest that can, or the one that is asked for by its name. None is swapped for another
+  unseen: :func:`kernel_for` says which one a call takes, and one that is asked for runs or raises.
+- ``"torch"`` is :mod:`~twolayer.kernels.chunked`, or ``plain`` where the examples fit one chunk.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twolayer import context
+from twolayer.equations import Parameters
+from twolayer.kernels import KERNELS, chunked, cpu, gpu, memory, plain
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, Plan
+
+DEVICES = {"cpu": "cpu", "triton_descent": "cuda", **dict.fromkeys(gpu.KERNELS, "cuda")}
+"""On which a kernel runs that is not PyTorch's operators."""
+
+
+def kernel_for(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> str:
+    """The one of ``KERNELS`` that runs :func:`loss_and_grads` on these.
+
+    Raises:
+        RuntimeError: the one that is asked for cannot.
+    """
+    if plan.kernel == "torch" or (plan.kernel is None and plan.chunk_size is not None):
+        return "torch"
+    for name in KERNELS[1:] if plan.kernel is None else [plan.kernel]:
+        reason = why_not(name, examples, parameters, objective)
+        if reason is None:
+            return name
+    if plan.kernel is not None:
+        raise RuntimeError(f"kernel {plan.kernel!r} cannot run: {reason}")
+    return "torch"
+
+
+def why_not(kernel: str, examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
+    """What keeps a kernel from these, or None."""
+    device = parameters.W1.device
+    if device.type != DEVICES[kernel]:
+        return f"it runs on {DEVICES[kernel].upper()}, and W1 is on {device}"
+    reason = memory.why_not(examples, parameters)
+    if reason is not None:
+        return reason
+    if kernel == "cpu":
+        return cpu.why_not(examples, parameters, objective)
+    return gpu.why_not(kernel, examples, parameters, objective)
+
+
+def _torch(X: Tensor, parameters: Parameters, plan: Plan) -> tuple[ModuleType, dict[str, Any]]:
+    """What computes in PyTorch's operators, with how it is told the size of a chunk.
+
+    Buffers gain nothing where the examples fit one chunk. Half precision gains the precision of the chunks.
+    """
+    W1 = parameters.W1
+    whole = len(X) <= (plan.chunk_size or chunked.default_rows(parameters))
+    if whole and W1.dtype not in (torch.float16, torch.bfloat16):
+        return plain, {}
+    return chunked, {"chunk_size": plan.chunk_size}
+
+
+def _all_at_once(*tensors: Tensor | None) -> bool:
+    return context.written_down() or any(map(context.is_transformed, tensors))
+
+
+# Passes: each as a caller calls it, then what runs it where nothing looks on.
+
+
+def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+    """``Z2``, ``(m, n_y)``, in at least float32."""
+    if _all_at_once(X, *parameters):
+        with context.no_autocast(X.device):
+            return plain.logits(X, parameters, activation)
+    if context.is_traced(X):
+        (Z2,) = context.operator("logits")(X, *parameters, activation, plan.chunk_size, plan.kernel)
+        return Z2
+    return run_logits(X, parameters, activation, plan)
+
+
+def run_logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+    by, options = _torch(X, parameters, plan)
+    with torch.no_grad(), context.no_autocast(X.device):
+        Z2: Tensor = by.logits(X, parameters, activation, **options)
+        return Z2
+
+
+def loss_and_grads(
+    examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """``J``, ``dX`` if the plan asks for it, and the gradients of the parameters; the reduction is a mean or a sum."""
+    if _all_at_once(*examples, *parameters):
+        with context.no_autocast(examples.X.device):
+            return plain.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
+    if context.is_traced(examples.X):
+        J, *grads = context.operator("loss_and_grads")(
+            *examples, *parameters, *vars(objective).values(), *vars(plan).values()
+        )
+        return J, grads[4] if plan.input_gradient else None, Parameters(*grads[:4])
+    return run_loss_and_grads(examples, parameters, objective, plan)
+
+
+def run_loss_and_grads(
+    examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    kernel = kernel_for(examples, parameters, objective, plan)
+    if kernel != "torch":
+        examples, parameters = memory.readable(examples, parameters)
+    if kernel == "cpu":
+        return cpu.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
+    by, options = _torch(examples.X, parameters, plan) if kernel == "torch" else (gpu.module(kernel), {})
+    with torch.no_grad(), context.no_autocast(examples.X.device):
+        found: tuple[Tensor, Tensor | None, Parameters] = by.loss_and_grads(
+            examples, parameters, objective, input_gradient=plan.input_gradient, **options
+        )
+        return found
+
+
+def hvp(
+    examples: Examples, parameters: Parameters, direction: Direction, objective: Objective, plan: Plan
+) -> Direction:
+    """The Hessian of the cost times a direction, along ``X`` if the plan asks for it, and ``Y`` for ``PAIRING``."""
+    tX, tY, moving = direction
+    if _all_at_once(*examples, *parameters, tX, tY, *moving):
+        with context.no_autocast(examples.X.device):
+            return plain.hvp(examples, parameters, direction, objective, input_gradient=plan.input_gradient)
+    if context.is_traced(examples.X):
+        options = (*vars(objective).values(), *vars(plan).values())
+        products = context.operator("hvp")(*examples, *parameters, tX, tY, *moving, *options)
+        others = iter(products[4:])
+        hX = next(others) if plan.input_gradient else None
+        hY = next(others) if objective.task == PAIRING else None
+        return Direction(hX, hY, Parameters(*products[:4]))
+    return run_hvp(examples, parameters, direction, objective, plan)
+
+
+def run_hvp(
+    examples: Examples, parameters: Parameters, direction: Direction, objective: Objective, plan: Plan
+) -> Direction:
+    by, options = _torch(examples.X, parameters, plan)
+    with torch.no_grad(), context.no_autocast(examples.X.device):
+        product: Direction = by.hvp(
+            examples, parameters, direction, objective, input_gradient=plan.input_gradient, **options
+        )
+        return product
+
+
+def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> Tensor:
+    """The norm of each example's own gradient, ``(m,)``.
+
+    Raises:
+        RuntimeError: inside a transform or a graph.
+    """
+    if context.in_graph_or_transform():
+        raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
+    with context.no_autocast(examples.X.device):
+        return chunked.per_sample_grad_norms(examples, parameters, objective, chunk_size=plan.chunk_size)

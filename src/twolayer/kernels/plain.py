@@ -1,0 +1,141 @@
+"""All examples at once: the notes' equations, one after the other, in PyTorch's ordinary operators.
+
+The order of the equations stands here, for every caller that takes all examples at once: for few examples, for mode
+``"manual"``, for ``torch.vmap``, and for what PyTorch differentiates itself.
+:mod:`twolayer.kernels.chunked` is the same in constant memory.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from twolayer import equations
+from twolayer.activations import ACTIVATIONS, Activation
+from twolayer.equations import Parameters
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, at_least_float32
+
+
+class Kept(NamedTuple):
+    """What the equations that run backwards take from the forward pass: not the biases, and not ``Z1``."""
+
+    X: Tensor
+    W1: Tensor
+    W2: Tensor
+    A1: Tensor
+
+
+Tangents = tuple[Tensor | None, ...]
+"""Of ``X, W1, b1, W2, b2``; None for zero, or for what is not needed."""
+
+
+def forward(X: Tensor, parameters: Parameters, g: Activation) -> tuple[Tensor, Kept]:
+    """``Z2 (m, n_y)``, and what the backward pass needs."""
+    W1, b1, W2, b2 = parameters
+    A1 = equations.A1(equations.Z1(X, W1, b1), g)
+    return equations.Z2(A1, W2, b2), Kept(X, W1, W2, A1)
+
+
+def backward(
+    kept: Kept, g: Activation, dZ2: Tensor | None, dA1: Tensor | None = None, needs: tuple[bool, ...] = (True,) * 5
+) -> Tangents:
+    """``dX, dW1, db1, dW2, db2``, each if it is needed, from what comes back to ``Z2``, and to ``A1`` beside it."""
+    X, W1, W2, A1 = kept
+    X_needs, W1_needs, b1_needs, W2_needs, b2_needs = needs
+    dX = dW1 = db1 = dW2 = db2 = None
+    if dZ2 is not None:
+        dW2 = equations.dW2(dZ2, A1) if W2_needs else None
+        db2 = equations.db2(dZ2) if b2_needs else None
+        if X_needs or W1_needs or b1_needs:
+            dA1 = added(equations.dA1(dZ2, W2), dA1)
+    if dA1 is not None:
+        dZ1 = equations.dZ1(dA1, A1, g)
+        dW1 = equations.dW1(dZ1, X) if W1_needs else None
+        db1 = equations.db1(dZ1) if b1_needs else None
+        dX = equations.dX(dZ1, W1) if X_needs else None
+    return dX, dW1, db1, dW2, db2
+
+
+def along(kept: Kept, g: Activation, tangents: Tangents) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """How ``Z1``, ``A1`` and ``Z2`` change along a direction: ``RZ1, RA1, RZ2``, None where they do not."""
+    X, W1, W2, A1 = kept
+    tX, tW1, tb1, tW2, tb2 = tangents
+    m = X.shape[0]
+    RZ1 = added(
+        tX @ W1.mT if tX is not None else None,
+        X @ tW1.mT if tW1 is not None else None,
+        tb1.expand(m, -1) if tb1 is not None else None,
+    )
+    RA1 = None if RZ1 is None else equations.dZ1(RZ1, A1, g)  # RA1 = RZ1 ⊙ g'(Z1), the same product
+    RZ2 = added(
+        RA1 @ W2.mT if RA1 is not None else None,
+        A1 @ tW2.mT if tW2 is not None else None,
+        tb2.expand(m, -1) if tb2 is not None else None,
+    )
+    return RZ1, RA1, RZ2
+
+
+def added(*terms: Tensor | None) -> Tensor | None:
+    """The sum of the terms that are there: autograd writes a zero derivative as None."""
+    present = [term for term in terms if term is not None]
+    return sum(present[1:], present[0]) if present else None
+
+
+def logits(X: Tensor, parameters: Parameters, activation: str) -> Tensor:
+    """``Z2``, ``(..., n_y)``."""
+    Z2, _ = forward(X.to(parameters.W1.dtype), parameters, ACTIVATIONS[activation])
+    return Z2
+
+
+def loss_and_grads(
+    examples: Examples, parameters: Parameters, objective: Objective, *, input_gradient: bool = False
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """``J``, ``dX`` if ``input_gradient`` asks for it, and the gradients of the parameters."""
+    X = examples.X.to(parameters.W1.dtype)
+    logits, kept = forward(X, parameters, objective.g)
+    Z2 = at_least_float32(logits)
+    Y, weights = objective.targets(examples, Z2)
+    share = objective.share(weights, Z2)
+    L = objective.formulas.loss(Z2, Y)
+    # Not a sum times a number, which PyTorch's vmap over no examples does not take.
+    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else (L * share).sum()
+    dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
+    dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
+    return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
+
+
+def hvp(
+    examples: Examples,
+    parameters: Parameters,
+    direction: Direction,
+    objective: Objective,
+    *,
+    input_gradient: bool = False,
+) -> Direction:
+    """As :func:`twolayer.kernels.chunked.hvp`: each equation, and how it changes along the direction, ``RV``."""
+    g, (tX, tY, (tW1, tb1, tW2, tb2)) = objective.g, direction
+    Z2, kept = forward(examples.X.to(parameters.W1.dtype), parameters, g)
+    RZ1, RA1, RZ2 = along(kept, g, (tX, tW1, tb1, tW2, tb2))
+    assert RZ1 is not None
+    assert RA1 is not None
+    assert RZ2 is not None
+    X, W1, W2, A1 = kept
+
+    Y, weights = objective.targets(examples, Z2)
+    share = objective.share(weights, Z2)
+    dZ2 = share * objective.formulas.error(Z2, Y)
+    RdZ2 = objective.formulas.curvature(Z2, Y, RZ2)
+    RdZ2 = share * (RdZ2 if tY is None else RdZ2 + tY)
+
+    dA1 = equations.dA1(dZ2, W2)
+    RdA1 = RdZ2 @ W2 + dZ2 @ tW2
+    dZ1 = equations.dZ1(dA1, A1, g)
+    RdZ1 = RdA1 * g.prime(A1)
+    if g.second is not None:
+        RdZ1 = RdZ1 + dA1 * g.second(A1) * RZ1
+    RdW1 = RdZ1.mT @ X if tX is None else RdZ1.mT @ X + dZ1.mT @ tX
+    RdW2 = RdZ2.mT @ A1 + dZ2.mT @ RA1
+    return Direction(
+        X=RdZ1 @ W1 + dZ1 @ tW1 if input_gradient else None,
+        Y=share * RZ2 if objective.task == PAIRING else None,
+        parameters=Parameters(RdW1, RdZ1.sum(0), RdW2, RdZ2.sum(0)),
+    )
