@@ -9,20 +9,19 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import sklearn
 import torch
-from machine import machine
+from measuring import Timed, interleaved, options, publish, quicker, table, timed
 from numpy.typing import NDArray
+from peers import criterion
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from twolayer import TwoLayerNet
@@ -30,7 +29,6 @@ from twolayer.data import TabularDataModule
 from twolayer.loading import Block, TensorLoader
 from twolayer.training import LitTwoLayer
 
-RESULTS = Path(__file__).parent / "results" / "epoch.md"
 ROWS, FEATURES, HIDDEN = 100_000, 28, 100
 BATCH_SIZES = [64, 200, 1024, 4096]
 ROUNDS = 5
@@ -94,7 +92,7 @@ def loop(data: Rows, batch_size: int, epochs: int, seed: int) -> Fitted:
         generator = torch.Generator().manual_seed(seed + epoch)
         for batch in torch.randperm(len(X), generator=generator).split(batch_size):
             optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(net(X[batch]).squeeze(-1), Y[batch]).backward()
+            criterion(net(X[batch]), Y[batch]).backward()
             optimizer.step()
         seconds = time.perf_counter() - start
     return Fitted(seconds, partial(probabilities, nn.Sequential(net, nn.Sigmoid())))
@@ -107,7 +105,7 @@ class Usual(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         X, Y = batch
-        loss = F.binary_cross_entropy_with_logits(self.net(X).squeeze(-1), Y)
+        loss = criterion(self.net(X), Y)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
 
@@ -149,128 +147,107 @@ PEERS = {"scikit-learn": scikit_learn, "loop": loop, "Lightning, as usual": usua
 # The tables.
 
 
-def rates(data: Rows) -> str:
-    lines = []
+def rates(data: Rows, rounds: int) -> list[list[str]]:
+    def run(fit: Callable[..., Fitted], batch_size: int) -> Timed:
+        epochs = 1 if fit is usual_lightning else 2  # an epoch of warming up makes no difference there
+        return lambda calls: fit(data, batch_size, epochs, 0).seconds
+
+    rows = []
     for batch_size in BATCH_SIZES:
-        seconds: dict[str, list[float]] = {name: [] for name in PEERS}
-        for _ in range(ROUNDS):
-            for name, fit in PEERS.items():
-                epochs = 1 if fit is usual_lightning else 2  # an epoch of warming up makes no difference there
-                seconds[name].append(fit(data, batch_size, epochs, 0).seconds)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        ratios = [
-            statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
-            for name in PEERS
-            if name != "ours"
-        ]
-        cells = [f"{len(data[0]) / medians[name] / 1000:,.0f}" for name in PEERS] + [f"{ratio:.2f}" for ratio in ratios]
-        lines.append(f"| {batch_size:,} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        times = interleaved({name: run(fit, batch_size) for name, fit in PEERS.items()}, rounds, turn=0)
+        examples = [f"{len(data[0]) / statistics.median(seconds) / 1000:,.0f}" for seconds in times.values()]
+        ratios = [f"{statistics.median(quicker(times, 'ours', name)):.2f}" for name in PEERS if name != "ours"]
+        rows.append([f"{batch_size:,}", *examples, *ratios])
+    return rows
 
 
-def microseconds(compute: Callable[[], Any], at_least: float = 0.1) -> float:
-    compute()
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < at_least:
-        compute()
-        calls += 1
-    return 1e6 * (time.perf_counter() - start) / calls
-
-
-def parts(data: Rows) -> str:
+def parts(data: Rows, rounds: int) -> list[list[str]]:
     """Where the time of a step goes: its parts by themselves, and the step within a fit."""
     X, Y = map(torch.from_numpy, data)
-    lines = []
+
+    def in_batches(loader: Any) -> None:
+        for item in loader:
+            if isinstance(item, Block):
+                for _ in item:
+                    pass
+
+    rows = []
     for batch_size in BATCH_SIZES:
         steps = -(-len(X) // batch_size)
-        x, y, y_float = X[:batch_size].clone(), Y[:batch_size].clone(), Y[:batch_size].float()
+        x, y = X[:batch_size].clone(), Y[:batch_size].clone()
         net = TwoLayerNet(FEATURES, HIDDEN, 1)
-        seq = net.to_sequential()
-
-        def graph(x: Any = x, y: Any = y_float, seq: Any = seq) -> None:
-            F.binary_cross_entropy_with_logits(seq(x).squeeze(-1), y).backward()
-
-        def in_batches(loader: Any) -> None:
-            for item in loader:
-                if isinstance(item, Block):
-                    for _ in item:
-                        pass
-
-        graph()
-        usual = [
-            microseconds(partial(in_batches, DataLoader(TensorDataset(X, Y), batch_size=batch_size, shuffle=True)))
-            / steps,
-            microseconds(graph),
-            microseconds(torch.optim.Adam(net.parameters()).step),
-        ]
+        sequential = net.to_sequential()
+        graph = partial(lambda module, x, y: criterion(module(x), y).backward(), sequential, x, y.float())
+        graph()  # so that Adam has gradients
+        usual_loader = DataLoader(TensorDataset(X, Y), batch_size=batch_size, shuffle=True)
         loader = TensorLoader((X, Y), batch_size=batch_size, shuffle=True, steps_per_call=32)
-        mine = [
-            microseconds(partial(in_batches, loader)) / steps,
-            microseconds(partial(net.loss_and_grads, x, y)),
-            microseconds(torch.optim.Adam(net.parameters(), fused=True).step),
-        ]
-        for name, fit, found in (("as usual", usual_lightning, usual), ("ours", ours, mine)):
+        computations = {
+            "as usual": {
+                "batches": partial(in_batches, usual_loader),
+                "cost and gradients": graph,
+                "Adam": torch.optim.Adam(net.parameters()).step,
+            },
+            "ours": {
+                "batches": partial(in_batches, loader),
+                "cost and gradients": partial(net.loss_and_grads, x, y),
+                "Adam": torch.optim.Adam(net.parameters(), fused=True).step,
+            },
+        }
+        for name, fit in (("as usual", usual_lightning), ("ours", ours)):
+            times = interleaved(timed(computations[name]), rounds)
+            found = {part: 1e6 * statistics.median(seconds) for part, seconds in times.items()}
+            found["batches"] /= steps
             whole = 1e6 * fit(data, batch_size, 2, 0).seconds / steps
-            cells = [*found, whole - sum(found), whole]
-            lines.append(f"| {batch_size:,} | {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |")
-    return "\n".join(lines)
+            cells = [*found.values(), whole - sum(found.values()), whole]
+            rows.append([f"{batch_size:,}", name, *(f"{cell:,.0f}" for cell in cells)])
+    return rows
 
 
-def losses() -> str:
+def losses() -> list[list[str]]:
     """The loss on held-out rows in the end, mean and standard deviation over the seeds."""
     X, Y = rows(VALIDATION_ROWS, 1_000_000)
     lines = []
     for name, fit in PEERS.items():
         found = [log_loss(Y, fit(rows(ROWS, seed), 200, EPOCHS, seed).predict(X)) for seed in range(SEEDS)]
-        lines.append(f"| {name} | {statistics.mean(found):.4f} | {statistics.stdev(found):.4f} |")
-    return "\n".join(lines)
+        lines.append([name, f"{statistics.mean(found):.4f}", f"{statistics.stdev(found):.4f}"])
+    return lines
 
 
 def main() -> None:
+    chosen = options(__doc__).parse_args()
+    rounds = chosen.rounds or ROUNDS
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", ConvergenceWarning)
     warnings.filterwarnings("ignore", module="lightning")
     data = rows(ROWS, 0)
-    page = f"""# An epoch of training
-
-<!-- Written by `python benchmarks/epoch.py`. Do not edit. -->
-
+    ratios = ["ours ÷ scikit-learn", "ours ÷ loop", "ours ÷ Lightning"]
+    body = f"""\
 {ROWS:,} rows of {FEATURES} features, {HIDDEN} ReLU units, one output, Adam. The loop is over shuffled indices of
 tensors, with `nn.Sequential` and autograd; Lightning, as usual, has a `DataLoader` of a `TensorDataset` and logs the
 loss; ours is `LitTwoLayer` and a `TabularDataModule` as they come, in `Trainer.fit`. Neither Trainer has a logger or a
 progress bar.
 
-Thousands of examples a second, medians of {ROUNDS} rounds in which each has its turn, and how many times quicker ours
+Thousands of examples a second, medians of {rounds} rounds in which each has its turn, and how many times quicker ours
 is, medians over the rounds.
 
-| batch | {" | ".join(PEERS)} | ours ÷ scikit-learn | ours ÷ loop | ours ÷ Lightning |
-|---:|---:|---:|---:|---:|---:|---:|---:|
-{rates(data)}
+{table(["batch", *PEERS, *ratios], rates(data, rounds))}
 
 ## Where the time of a step goes
 
 Microseconds for each step in `Trainer.fit`. The parts are measured by themselves, where they find the cache as they
 left it, so that the rest, Lightning's and the standardisation's, is somewhat less than it says.
 
-| batch | | batches | cost and gradients | Adam | the rest | in all |
-|---:|---|---:|---:|---:|---:|---:|
-{parts(data)}
+{table(["batch", "", "batches", "cost and gradients", "Adam", "the rest", "in all"], parts(data, rounds), 2)}
 
 ## The same training
 
 Loss on {VALIDATION_ROWS:,} held-out rows after {EPOCHS} epochs at batch 200, over {SEEDS} seeds of the rows, the start
 and the order. The loop and ours have the same start and order, Lightning as usual the same start, scikit-learn its own.
 
-| | mean | standard deviation |
-|---|---:|---:|
-{losses()}
-
-{machine()[:-1]}, Lightning {L.__version__}, scikit-learn {sklearn.__version__}.
-"""
-    print(page)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(page, encoding="utf-8")
+{table(["", "mean", "standard deviation"], losses())}"""
+    versions = f"Lightning {L.__version__}, scikit-learn {sklearn.__version__}"
+    publish(__file__, "An epoch of training", body, dry_run=chosen.dry_run, versions=versions)
 
 
 if __name__ == "__main__":

@@ -1,98 +1,100 @@
 """Peak memory of one pass beyond inputs and parameters, for few examples and for many.
 
 ``python benchmarks/memory.py`` prints the table and writes it to ``results/memory.md`` beside this file. Each cell is a
-process of its own, in which the resident set grows by what the pass needs at its peak.
+process of its own, in which the resident set grows by what the pass needs at its peak. Linux alone tells.
 """
 
-import resource
-import subprocess
-import sys
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
-from torch.nn.functional import binary_cross_entropy_with_logits
+from measuring import alone, options, publish, table
+from peers import MODES, PASS, PLAIN, criterion
 
 from twolayer import TwoLayerNet
 
-RESULTS = Path(__file__).parent / "results" / "memory.md"
 EXAMPLES = [10**5, 10**6, 10**7]
 FEATURES, HIDDEN = 28, 300
 
+Pass = Callable[[TwoLayerNet, torch.Tensor, torch.Tensor], Any]
+
 
 def eager(net: TwoLayerNet, X: torch.Tensor, Y: torch.Tensor) -> None:
-    binary_cross_entropy_with_logits(net.to_sequential()(X).squeeze(-1), Y).backward()
+    criterion(net.to_sequential()(X), Y).backward()
 
 
 def backward(net: TwoLayerNet, X: torch.Tensor, Y: torch.Tensor) -> None:
     net.loss(X, Y).backward()
 
 
+def by_operators(net: TwoLayerNet, X: torch.Tensor, Y: torch.Tensor) -> None:
+    net.loss_and_grads(X, Y, kernel="torch")
+
+
 def hessian_vector_product(net: TwoLayerNet, X: torch.Tensor, Y: torch.Tensor) -> None:
     net.hvp(X, Y, {name: torch.ones_like(V) for name, V in net.named_parameters()})
 
 
-WAYS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "`nn.Sequential`, eager": ("autograd", eager),
-    "`net.loss` and `backward()`, manual": ("manual", backward),
-    "`net.loss` and `backward()`, streamed": ("streamed", backward),
-    "`loss_and_grads`": ("manual", TwoLayerNet.loss_and_grads),
-    '`loss_and_grads`, `kernel="torch"`': (
-        "manual",
-        lambda net, X, Y: net.loss_and_grads(X, Y, kernel="torch"),
-    ),
-    "`hvp`": ("manual", hessian_vector_product),
+LOSS = "`net.loss`, as it comes"
+WAYS: dict[str, tuple[Pass, dict[str, Any]]] = {
+    "`nn.Sequential`, eager": (eager, {}),
+    LOSS: (backward, {}),
+    **{name: (backward, {"backward": mode}) for name, mode in MODES.items()},
+    PASS: (TwoLayerNet.loss_and_grads, {}),
+    PLAIN: (by_operators, {}),
+    "`hvp`": (hessian_vector_product, {}),
 }
-TOO_MUCH = 10**6
-"""Examples from which what keeps every activation is left out: 10⁷ would take it some 50 GB."""
+
+
+def resident(field: str) -> float:
+    """Megabytes: ``VmRSS`` of now, ``VmHWM`` at the peak."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1024
 
 
 def grown(way: str, m: int) -> float:
-    """Megabytes by which a pass lets this process grow."""
-    mode, compute = WAYS[way]
-    net = TwoLayerNet(FEATURES, HIDDEN, 1, activation="tanh", backward=mode)
+    """Megabytes by which a pass lets this process grow at its peak."""
+    compute, chosen = WAYS[way]
+    net = TwoLayerNet(FEATURES, HIDDEN, 1, activation="tanh", **chosen)
     X, Y = torch.rand(m, FEATURES), torch.rand(m)
     compute(net, X[:100], Y[:100])  # code and thread pools are loaded
     net.zero_grad()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    before = resident("VmRSS")
     compute(net, X, Y)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
+
+
+def growths(way: str, examples: list[int]) -> list[float | None]:
+    """The same for each number of examples, each in a process of its own; None for what this machine could not hold."""
+    found: list[float | None] = []
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    for number, m in enumerate(examples):
+        known = [(value, n) for value, n in zip(found, examples, strict=False) if value is not None]
+        # What has grown with m will go on.
+        expected = max((value * m / n for value, n in known if value > 50), default=0)
+        found.append(None if number and expected > there / 2 else alone(grown, way, m))
+    return found
+
+
+def megabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        print(grown(sys.argv[1], int(sys.argv[2])))
-        return
-    rows = []
-    for way, (mode, _) in WAYS.items():
-        cells = []
-        for m in EXAMPLES:
-            if m > TOO_MUCH and way.startswith(("`nn.", "`net")) and mode != "streamed":
-                cells.append("–")
-                continue
-            command = [sys.executable, __file__, way, str(m)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            cells.append(f"{float(done.stdout):.0f}")
-        rows.append(f"| {way} | {' | '.join(cells)} |")
-    page = f"""# Memory of a pass
-
-<!-- Written by `python benchmarks/memory.py`. Do not edit. -->
-
+    chosen = options(__doc__, rounds=False).parse_args()
+    rows = [[way, *map(megabytes, growths(way, EXAMPLES))] for way in WAYS]
+    body = f"""\
 Megabytes by which a process grows at its peak, beyond inputs and parameters, for cost and gradients (and for a
 Hessian-vector product) of {FEATURES} features, {HIDDEN} tanh units, one output, in float32. A pass over 100 examples
-went before.
+went before. A dash: more than half of this machine's memory would be needed.
 
-| examples | {" | ".join(f"{m:,}" for m in EXAMPLES)} |
-|---|{"---:|" * len(EXAMPLES)}
-{chr(10).join(rows)}
-
-{machine()}
-"""
-    print(page)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(page, encoding="utf-8")
+{table(["examples", *(f"{m:,}" for m in EXAMPLES)], rows)}"""
+    publish(__file__, "Memory of a pass", body, dry_run=chosen.dry_run)
 
 
 if __name__ == "__main__":
