@@ -1,32 +1,57 @@
-"""Compiles the GPU's kernels without a GPU, for compute capability 9.0, and reads what came of it.
+"""Compiles the GPU's kernels without a GPU and reads what came of it.
 
-``python tests/ahead_of_time.py`` goes through the table and prints a line of JSON for each kernel of each network. It
-is a program of its own because a process in which Triton interprets its kernels cannot compile them.
+``python tests/ahead_of_time.py 9.0 8.0 gfx942`` goes through the table for each architecture and prints a line of JSON
+for each kernel of each network; without arguments, for all that the package knows. What is compiled is what a call on
+such a card asks for, and stays in Triton's cache (``TRITON_CACHE_DIR``), where that call finds it.
+
+It is a program of its own because a process in which Triton interprets its kernels cannot compile them.
 """
 
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from twolayer.equations import Parameters
 from twolayer.kernels import gpu, triton_chunked, triton_descent
 from twolayer.kernels.triton_launch import STAGES, Launch, Pass
 from twolayer.tasks import Examples, Objective
 
-TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 FLOAT32 = ("highest", "high")
 NARROW = [(16, 64), (64, 64), (16, 128), (32, 128)]  # n_x, n_h: the corners of what fits
 WIDE = {torch.bfloat16: (128, 256), "high": (64, 128), "highest": (16, 64)}  # n_x, by what is multiplied
+
+
+class Absent:
+    """Stands in for a driver of Triton's, where the GPU is not."""
+
+    target: GPUTarget
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int | str:
+        return self.target.arch
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+
+def target_of(architecture: str) -> GPUTarget:
+    """``"9.0"`` is NVIDIA's, ``"gfx942"`` AMD's."""
+    if architecture.startswith("gfx"):
+        return GPUTarget("hip", architecture, 64)
+    return GPUTarget("cuda", int(architecture.replace(".", "")), 32)
 
 
 def table():
@@ -55,7 +80,7 @@ def table():
         yield "triton_descent", n_x, n_h, n_y, torch.float32, "highest", {}
 
 
-def launches(family, n_x, n_h, n_y, dtype, precision, options):
+def launches(family, n_x, n_h, n_y, dtype, precision, options) -> list[Launch]:
     """What a family launches for a network of this size, if it takes it."""
     torch.set_float32_matmul_precision(precision)
     options = {"activation": "tanh", "task": "binary" if n_y == 1 else "multiclass", **options}
@@ -81,55 +106,53 @@ def launches(family, n_x, n_h, n_y, dtype, precision, options):
         return [triton_chunked.launch(p, kernel, m=m, **given) for kernel in kernels]
     if family == "triton_descent":
         return [triton_descent.plan(p, torch.empty(1000, device="meta"), 0.1)]
-    return [*gpu.module(family).plan(p), p.reduced()]
+    return list(gpu.module(family).plan(p))
 
 
-def compiled(launch: Launch) -> dict:
+def compiled(launch: Launch) -> dict[str, Any]:
     """Registers and stack of a thread, shared memory of a block, and what multiplies: of one kernel as launched."""
-    signature, constants, attributes = {}, {}, {}
-    for position, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-            signature[parameter.name] = "constexpr"
-            constants[position,] = value
-            continue
-        if isinstance(value, torch.Tensor):
-            signature[parameter.name] = TYPES[value.dtype]
-        else:
-            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
-            attributes[position,] = [["tt.divisibility", 16]]
-    binary = triton.compile(
-        ASTSource(launch.kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", 10 * gpu.COMPUTE_CAPABILITY[0] + gpu.COMPUTE_CAPABILITY[1], 32),
-        options={"num_warps": launch.warps, "num_stages": STAGES},
-    )
+    options = {"num_warps": launch.warps, "num_stages": STAGES}
+    binary = launch.kernel.run(**launch.arguments, grid=launch.grid, warmup=True, **options)
+    found = read_amdgcn(binary.asm["amdgcn"]) if "amdgcn" in binary.asm else read_cubin(binary.asm["cubin"])
+    return {"kernel": launch.kernel.fn.__name__, "shared": binary.metadata.shared, **found}
+
+
+def read_cubin(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
+        file.write(cubin)
         file.flush()
         usage, code = (
             subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    products = {name: len(re.findall(rf"\b{name}", code)) for name in ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], **products}
+
+
+def read_amdgcn(code: str) -> dict[str, int]:
+    def number(key: str) -> int:
+        return int(re.findall(rf"\.{key}:\s+(\d+)", code)[0])
+
     return {
-        "kernel": launch.kernel.fn.__name__,
-        "registers": found["REG"],
-        "stack": found["STACK"] + found["LOCAL"],
-        "shared": binary.metadata.shared,
-        "HGMMA": len(re.findall(r"\bHGMMA", code)),
-        "HMMA": len(re.findall(r"\bHMMA", code)),
+        "registers": number("vgpr_count"),
+        "stack": number("private_segment_fixed_size"),
+        "MFMA": len(re.findall(r"\bv_mfma", code)),
     }
 
 
-def main() -> None:
-    jobs = [(row, launch) for row in table() for launch in launches(*row)]
-    with ThreadPoolExecutor() as pool:  # the assembler is a process of its own
-        for (row, _), found in zip(jobs, pool.map(lambda job: compiled(job[1]), jobs), strict=True):
-            family, n_x, n_h, n_y, dtype, precision, options = row
-            network = {"family": family, "n_x": n_x, "n_h": n_h, "n_y": n_y, "precision": precision}
-            print(json.dumps({**network, "dtype": str(dtype), "options": [*options], **found}), flush=True)
+def main(architectures: list[str]) -> None:
+    triton.runtime.driver.set_active(absent := Absent())
+    for architecture in architectures:
+        absent.target = target_of(architecture)
+        jobs = [(row, launch) for row in table() for launch in launches(*row)]
+        with ThreadPoolExecutor() as pool:  # the assembler is a process of its own
+            for (row, _), found in zip(jobs, pool.map(lambda job: compiled(job[1]), jobs), strict=True):
+                family, n_x, n_h, n_y, dtype, precision, options = row
+                network = {"family": family, "n_x": n_x, "n_h": n_h, "n_y": n_y, "precision": precision}
+                row = {"architecture": architecture, **network, "dtype": str(dtype), "options": [*options], **found}
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ["9.0"])

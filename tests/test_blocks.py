@@ -4,6 +4,8 @@ import logging
 import math
 import subprocess
 import sys
+from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +19,13 @@ pytest.importorskip("sklearn")
 
 from lightning.pytorch.callbacks import (
     Callback,
+    EarlyStopping,
     GradientAccumulationScheduler,
     LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
 )
 from lightning.pytorch.loggers import CSVLogger
 
@@ -28,6 +33,7 @@ import twolayer
 from twolayer import TwoLayerNet, data
 from twolayer.loading import TensorLoader
 from twolayer.training import LitTwoLayer, StepsInBlocks
+from twolayer.training.progress import RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
@@ -38,10 +44,12 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Total length of `list` across ranks is zero",
     "ignore:The dirpath has changed",
     "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
+    "ignore:Be aware that when using `ckpt_path`",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
 )
 
 SETS = {"binary": data.Moons, "multiclass": data.Blobs, "regression": data.Diabetes}
+SHRINKS = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
 SGD = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=0.03)
 
@@ -202,12 +210,8 @@ def test_a_plateau_is_watched_after_each_epoch(fit):
 
 
 def test_a_module_s_own_clipping_is_called(fit):
-    class Clips(LitTwoLayer):
-        def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
-            self.clip_gradients(optimizer, gradient_clip_val=0.02, gradient_clip_algorithm="norm")
-
     trainer = fit(4, model=Clips, optimizer=SGD)
-    assert blocks_of(trainer) == 4
+    assert blocks_of(trainer) is None
     assert_same(trainer, fit(4, optimizer=SGD, gradient_clip_val=0.02))
 
 
@@ -222,17 +226,26 @@ def test_each_step_calls_its_hook_with_its_gradients_and_count(fit):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             self.seen.append((trainer.global_step, pl_module.net.W1.grad.norm().item()))
 
-    functions = []
-    by_function = LambdaCallback(on_before_optimizer_step=lambda trainer, *_: functions.append(trainer.global_step))
-    fit(4, optimizer=SGD, callbacks=by_function)
-    assert functions == list(range(62))
-
     runs = [Watch(), Watch()]
     for watch, steps_per_call in zip(runs, (4, None), strict=True):
         trainer = fit(steps_per_call, optimizer=SGD, callbacks=watch)
-        assert blocks_of(trainer) == steps_per_call
+        assert blocks_of(trainer) is None  # it might log, or stop the run
     assert [step for step, _ in runs[0].seen] == list(range(62))
-    assert runs[0].seen == [(step, pytest.approx(norm)) for step, norm in runs[1].seen]
+    assert runs[0].seen == runs[1].seen
+
+
+def test_global_step_is_right_at_each_step_of_a_block(fit):
+    seen = []
+
+    class Watched(LitTwoLayer):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.register_step_pre_hook(lambda *_: seen.append(self.trainer.global_step))
+            return optimizer
+
+    trainer = fit(4, model=Watched, optimizer=SGD)
+    assert blocks_of(trainer) == 4
+    assert seen == list(range(62))
 
 
 @pytest.mark.parametrize("max_steps", [7, 31, 44])
@@ -311,11 +324,59 @@ def test_a_run_stopped_by_max_steps_goes_on(fit, tmp_path, first, steps_per_call
     assert_close(weights(resumed), weights(whole), rtol=1e-6, atol=1e-7)
 
 
-def test_other_blocks_than_the_unfinished_epoch_had_are_refused(fit, tmp_path):
-    half = fit(16, max_steps=7, max_epochs=-1)
+@pytest.mark.parametrize("max_epochs", [-1, 9])
+@pytest.mark.parametrize(("first", "then", "blocks"), [(5, 13, 3), (5, 16, 16), (7, 62, 2), (13, 31, 1)])
+@pytest.mark.parametrize("others", [(16, 16), (16, None), (None, 16), (3, 5)])
+def test_a_run_that_max_steps_ended_goes_on_with_others_and_other_blocks(
+    fit, tmp_path, first, then, blocks, max_epochs, others
+):
+    """Ten steps an epoch. The first ends within one, as do the second and its checkpoints."""
+    rows = partial(module_of, n_samples=130, val_fraction=0)
+    options = {"optimizer": ADAM, "max_epochs": max_epochs, "precision": 32, "lr_scheduler": SHRINKS}
+    whole = fit(None, rows(), max_steps=then, **options)
+    half = fit(others[0], rows(), max_steps=first, **options)
     half.save_checkpoint(tmp_path / "half.ckpt")
-    with pytest.raises(ValueError, match=r"steps_per_call must be 7, with which .* began, got 16"):
-        fit(16, max_steps=62, max_epochs=-1, ckpt_path=tmp_path / "half.ckpt")
+    resumed = fit(others[1], rows(), max_steps=then, ckpt_path=tmp_path / "half.ckpt", **options)
+    assert resumed.global_step == then
+    if others[1] == 16:
+        assert blocks_of(resumed) == {3: 3, 6: 6, 2: 2, 1: 1}[then % 10]
+    assert resumed.current_epoch == whole.current_epoch
+    assert_close(weights(resumed), weights(whole), rtol=1e-6, atol=1e-7)
+    assert resumed.fit_loop.epoch_loop.batch_progress.is_last_batch == (then % 10 == 0)
+    lr = [trainer.optimizers[0].param_groups[0]["lr"] for trainer in (resumed, whole)]
+    assert lr[0] == pytest.approx(lr[1])
+
+
+@pytest.mark.parametrize("after", [None, 16, 4])
+@pytest.mark.parametrize("step", [4, 8, 10, 12, 20])
+def test_checkpoints_at_other_steps_and_other_blocks_after_a_resume(fit, tmp_path, step, after):
+    rows = partial(module_of, n_samples=130)  # ten steps an epoch
+    options = {"optimizer": ADAM, "max_epochs": 4, "precision": 32, "enable_checkpointing": True}
+
+    def checkpoint(folder, every):
+        return ModelCheckpoint(tmp_path / folder, "{step}", save_top_k=-1, every_n_train_steps=every)
+
+    whole = fit(16, rows(), callbacks=checkpoint("whole", 4 if step % 4 == 0 else 5), **options)
+    path = tmp_path / f"whole/step={step}.ckpt"
+    resumed = fit(after, rows(), callbacks=checkpoint("new", 3), ckpt_path=path, **options)
+    assert (resumed.global_step, resumed.current_epoch) == (40, 4)
+    assert_close(weights(resumed), weights(whole), rtol=1e-5, atol=1e-6)  # float32: one sums in chunks, one in a graph
+    found = sorted(int(path.stem.removeprefix("step=")) for path in (tmp_path / "new").iterdir())
+    assert found == [step for step in range(step + 1, 41) if step % 3 == 0]
+
+
+def test_a_checkpoint_in_blocks_says_of_itself_what_one_without_says(fit, tmp_path):
+    def state(k, name):
+        options = {"max_steps": 24, "max_epochs": -1, "enable_checkpointing": True}
+        callback = ModelCheckpoint(tmp_path / name, "{step}", save_top_k=-1, every_n_train_steps=6)
+        fit(k, module_of(n_samples=130), callbacks=callback, **options)
+        loops = [torch.load(path, weights_only=True)["loops"] for path in sorted((tmp_path / name).iterdir())]
+        return [
+            {name: loop["fit_loop"][name] for name in ("state_dict", "epoch_loop.batch_progress", "epoch_progress")}
+            for loop in loops
+        ]
+
+    assert state(16, "blocks") == state(None, "plain")
 
 
 # On several processes, and on a GPU.
@@ -374,9 +435,14 @@ def test_a_step_on_a_gpu_waits_for_nothing(fit, precision):
     class Forbids(Callback):
         """Any wait, from the second step of an epoch to its last."""
 
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        steps = 0
+
+        def on_fit_start(self, trainer, pl_module):
+            trainer.optimizers[0].register_step_pre_hook(self.before_a_step)
+
+        def before_a_step(self, *_):
             torch.cuda.set_sync_debug_mode("error")
-            self.steps = getattr(self, "steps", 0) + 1
+            self.steps += 1
 
         def on_train_epoch_end(self, trainer, pl_module):
             torch.cuda.set_sync_debug_mode("default")
@@ -408,18 +474,60 @@ class OwnStep(LitTwoLayer):
         return super().training_step(batch, batch_idx)
 
 
+class Clips(LitTwoLayer):
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+        self.clip_gradients(optimizer, gradient_clip_val=0.02, gradient_clip_algorithm="norm")
+
+
+class Logs(LitTwoLayer):
+    """As Lightning's documentation logs the norm of the gradients."""
+
+    def on_before_optimizer_step(self, optimizer):
+        self.log("norm", self.net.W1.grad.norm(), on_step=True, on_epoch=True)
+
+
+class Penalised(LitTwoLayer):
+    def batch_loss(self, batch):
+        return super().batch_loss(batch) + self.net.W1.square().sum()
+
+
+class StepsItsScheduler(LitTwoLayer):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Doubles(data.Moons):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        X, Y = batch
+        return 2 * X, Y
+
+
+HELD_OUT = {"module": {"val_fraction": 0.2}}
 ONE_AT_A_TIME = {
     "accumulate_grad_batches is 3": {"accumulate_grad_batches": 3},
-    "GradientAccumulationScheduler changes accumulate_grad_batches": {
-        "callbacks": GradientAccumulationScheduler({0: 1, 1: 3})
-    },
+    "StochasticWeightAveraging may look at every batch": {"callbacks": StochasticWeightAveraging(0.1, 1)},
+    "GradientAccumulationScheduler may look at every batch": {"callbacks": GradientAccumulationScheduler({0: 1, 1: 3})},
     "limit_train_batches is 4, which counts batches": {"limit_train_batches": 4},
+    "limit_train_batches is 1, which counts batches": {"limit_train_batches": 1},
     "limit_train_batches is 0.5, which counts batches": {"limit_train_batches": 0.5},
-    "val_check_interval is 5, which counts batches": {"val_check_interval": 5, "module": {"val_fraction": 0.2}},
+    "val_check_interval is 5, which counts batches": {"val_check_interval": 5, **HELD_OUT},
+    "val_check_interval is 0.25, which counts batches": {"val_check_interval": 0.25, **HELD_OUT},
+    "val_check_interval is a time, which may end at every batch": {"val_check_interval": "00:00:00:02", **HELD_OUT},
+    "min_steps is 40, where a stop may come between batches": {"min_steps": 40},
     "LambdaCallback has on_after_backward": {"callbacks": LambdaCallback(on_after_backward=lambda *_: None)},
+    "LambdaCallback has on_before_optimizer_step": {
+        "callbacks": LambdaCallback(on_before_optimizer_step=lambda *_: None)
+    },
     "CountsBatches has on_train_batch_end": {"callbacks": CountsBatches()},
-    "LearningRateMonitor has on_train_batch_start": {"callbacks": LearningRateMonitor(), "logger": True},
+    "LearningRateMonitor may look at every batch": {"callbacks": LearningRateMonitor(), "logger": True},
     "OwnStep has a training_step of its own": {"model": OwnStep},
+    "Clips has a configure_gradient_clipping of its own": {"model": Clips},
+    "Logs has a on_before_optimizer_step of its own": {"model": Logs},
+    "Penalised has a batch_loss of its own": {"model": Penalised},
+    "ExponentialLR is stepped after every step": {"model": StepsItsScheduler},
+    "Doubles has a on_after_batch_transfer of its own": {"data": Doubles},
 }
 
 
@@ -427,13 +535,57 @@ ONE_AT_A_TIME = {
 def test_what_counts_batches_gets_one_at_a_time_and_the_run_says_so(fit, caplog, reason, tmp_path):
     options = {"optimizer": SGD, **ONE_AT_A_TIME[reason]}
     module = options.pop("module", {})
+    module_of = partial(
+        options.pop("data", data.Moons), batch_size=13, **{"val_fraction": 0, "test_fraction": 0, **module}
+    )
     if options.pop("logger", False):
         options["logger"] = CSVLogger(tmp_path)
     with caplog.at_level(logging.INFO):
-        trainer = fit(4, module_of(**module), **options)
+        trainer = fit(4, module_of(), **deepcopy(options))
     assert f"steps_per_call: None, since {reason} (configured: 4)" in caplog.text
     assert blocks_of(trainer) is None
-    assert_same(trainer, fit(None, module_of(**module), **options))
+    other = fit(None, module_of(), **deepcopy(options))
+    assert_same(trainer, other)
+    assert_close(dict(trainer.callback_metrics), dict(other.callback_metrics), equal_nan=True)
+
+
+@pytest.mark.parametrize("interval", [0.25, 0.5, timedelta(seconds=0), {"seconds": 3600}])
+def test_validations_come_when_they_are_asked_for(fit, interval):
+    seen = []
+    callback = LambdaCallback(on_validation_end=lambda trainer, _: seen.append(trainer.global_step))
+    rows = partial(module_of, n_samples=1040, val_fraction=0.2)  # 64 steps an epoch
+    options = {"val_check_interval": interval, "callbacks": callback, "max_epochs": 1, "num_sanity_val_steps": 0}
+    fit(32, rows(), **options)
+    steps = {0.25: [16, 32, 48, 64], 0.5: [32, 64]}
+    if isinstance(interval, float):
+        assert seen == steps[interval]
+    elif isinstance(interval, timedelta):
+        assert seen == list(range(1, 65))
+    else:
+        assert seen == []
+
+
+def test_what_looks_on_between_epochs_leaves_the_blocks_alone(fit, tmp_path):
+    class Prints(Callback):
+        def on_train_epoch_start(self, trainer, pl_module): ...
+        def on_validation_batch_end(self, *args): ...
+
+    class OwnEnds(LitTwoLayer):
+        def on_train_epoch_end(self):
+            super().on_train_epoch_end()
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+
+        def something_of_its_own(self): ...
+
+    callbacks = [
+        *(EarlyStopping("val_loss", patience=99), LearningRateMonitor("epoch"), ModelCheckpoint(tmp_path), Prints()),
+        *(Timer(timedelta(hours=1)), RunProgressBar(), LambdaCallback(on_train_epoch_end=lambda *_: None)),
+    ]
+    options = {"enable_progress_bar": True, "enable_checkpointing": True, "logger": CSVLogger(tmp_path)}
+    trainer = fit(4, module_of(val_fraction=0.2), model=OwnEnds, callbacks=callbacks, **options)
+    assert blocks_of(trainer) == 4
 
 
 def test_blocks_where_they_cannot_be_right_are_refused(fit):

@@ -53,7 +53,7 @@ def test_the_network_knows_it(backward):
     assert_equal([net(p.X)], [p.sequential()(p.X)])
     assert isinstance(net.to_sequential()[1], nn.Softplus)
     assert TwoLayerNet.from_sequential(net.to_sequential(), task="multiclass").activation == "softplus"
-    with pytest.raises(ValueError, match="beta must be 1.0, got 2"):
+    with pytest.raises(ValueError, match=r"beta must be 1\.0, got 2"):
         TwoLayerNet.from_sequential(nn.Sequential(nn.Linear(2, 3), nn.Softplus(beta=2), nn.Linear(3, 1)))
 
 

@@ -51,7 +51,7 @@ def test_imports_form_no_cycle():
 
 LAYERS = [
     ["activations", "context", "initialization"],
-    ["equations"],
+    ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
     ["arguments", "backward"],

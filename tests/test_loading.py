@@ -145,7 +145,6 @@ def test_a_state_may_be_kept_and_loaded_twice():
     ("options", "name"),
     [
         ({"batch_size": 4}, "batch_size must be 5"),
-        ({"steps_per_call": 2}, "steps_per_call must be None"),
         ({"seed": 9}, "seed must be 1"),
         ({"repeat": 2}, "repeat must be 1"),
         ({"dataset": (X[1:], Y[1:])}, "rows must be 23"),
@@ -162,6 +161,43 @@ def test_other_batches_than_the_unfinished_epoch_had_are_refused(options, name):
     list(iterator)
     other.load_state_dict(loader.state_dict())  # of a whole epoch nothing is left that could differ
     assert len(list(other)) == len(other)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 5])
+@pytest.mark.parametrize("after", [None, 1, 2, 3, 9])
+@pytest.mark.parametrize("before", [None, 1, 2, 4])
+def test_a_state_counts_batches_so_that_other_blocks_may_follow(before, after, taken):
+    first = TensorLoader((X, Y), batch_size=5, shuffle=True, seed=3, steps_per_call=before)
+    resumed = TensorLoader((X, Y), batch_size=5, shuffle=True, seed=3, steps_per_call=after)
+    batches = flat(first)
+    seen = [next(batches)[1].tolist() for _ in range(taken)]
+    assert first.state_dict()["served"] == taken
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.resumed_at == taken
+    if taken < 5:
+        assert len(list(resumed)) == len(resumed) - resumed.calls_before(taken)
+        resumed.load_state_dict(first.state_dict())
+        assert seen + rows(resumed) == rows(TensorLoader((X, Y), batch_size=5, shuffle=True, seed=3))
+    else:
+        assert resumed.calls_before(taken) == len(resumed)
+        assert sorted(y for batch in rows(resumed) for y in batch) == Y.tolist()
+
+
+def test_a_state_of_version_0_1_0_counted_blocks():
+    state = {"served": 2, "of": 3, "epoch": 0, "rows": M, "batch_size": 5, "steps_per_call": 2, "repeat": 1, "seed": 3}
+    resumed = TensorLoader((X, Y), batch_size=5, shuffle=True, seed=3)
+    resumed.load_state_dict(state)
+    assert rows(resumed) == rows(TensorLoader((X, Y), batch_size=5, shuffle=True, seed=3))[4:]
+
+
+def test_a_block_on_its_way_counts_what_was_taken_of_it():
+    loader = TensorLoader((X, Y), batch_size=5, steps_per_call=3)
+    block = next(iter(loader)).to(torch.device("meta"))
+    batches = iter(block)
+    next(batches)
+    assert loader.served == 1
+    assert len(list(batches)) == 2
+    assert loader.served == 3
 
 
 def test_lists_of_rows_for_predictions():

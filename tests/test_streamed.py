@@ -23,7 +23,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.backward.gradients import Gradients
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, chunked, plain
-from twolayer.tasks import COSTS, PAIRING, TASKS, Direction, Objective
+from twolayer.tasks import COSTS, PAIRING, TASKS, Direction, Objective, Plan
 
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -302,7 +302,7 @@ def test_half_precision_gradients_are_scaled_before_they_are_rounded():
 
 def test_derivatives_of_what_is_refused():
     p = problem("tanh", "multiclass", m=M, soft=True)
-    options = (Objective("tanh", "multiclass"), choice.Plan())
+    options = (Objective("tanh", "multiclass"), Plan())
     J, *_ = Gradients.apply(p.X, p.Y.requires_grad_(), *p.network[1:], None, None, *options)
     with pytest.raises(RuntimeError, match="targets and weights"):
         J.backward()
@@ -411,10 +411,10 @@ def test_the_operators_are_what_they_claim(task, input_gradient, dtype):
     tensors = (p.X, p.Y, random_like(p.X[:, 0]).abs(), None, *p.network[1:])
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     check = partial(torch.library.opcheck, test_utils=utilities)
-    check(choice.OPERATORS["logits"], (*p.network, "tanh", 10))
-    check(choice.OPERATORS["loss_and_grads"], (*tensors, *options))
+    check(torch.ops.twolayer.logits.default, (*p.network, "tanh", 10, None))
+    check(torch.ops.twolayer.loss_and_grads.default, (*tensors, *options))
     t[:2] = t[0] if input_gradient else None, t[1] if task == PAIRING else None
-    check(choice.OPERATORS["hvp"], (*tensors, *t, *options))
+    check(torch.ops.twolayer.hvp.default, (*tensors, *t, *options))
 
 
 # Memory

@@ -3,6 +3,9 @@
 The interpreter has no bfloat16 and no TensorFloat32: these are tried on a GPU alone, in test_cuda.py.
 """
 
+import traceback
+
+import numpy as np
 import pytest
 import torch
 from problems import OUTPUTS, PARAMETERS, Problem, problem, relative_error, run_kernel
@@ -12,10 +15,13 @@ from torch.nn import functional as F
 triton = pytest.importorskip("triton")
 
 import triton.language as tl
+from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.kernels import gpu, triton_chunked, triton_equations
-from twolayer.tasks import PAIRING, TASKS
+from twolayer.kernels import gpu, triton_chunked, triton_equations, triton_narrow, triton_wide
+from twolayer.kernels.triton_equations import Cost, Network, Tile
+from twolayer.kernels.triton_launch import Pass
+from twolayer.tasks import PAIRING, TASKS, Examples
 
 EPS = torch.finfo(torch.float32).eps
 HALF = torch.finfo(torch.float16).eps
@@ -239,7 +245,7 @@ def test_an_infinite_input_saturates(family, kernel_device):
 @triton.jit
 def each_activation(Z, A, ACTIVATION: tl.constexpr, N: tl.constexpr):
     i = tl.arange(0, N)
-    tl.store(A + i, triton_equations.activation(tl.load(Z + i), ACTIVATION, 0.01, True))
+    tl.store(A + i, triton_equations.activation(tl.load(Z + i), ACTIVATION, True))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
@@ -255,20 +261,193 @@ def test_activations_are_good_to_some_last_places(activation, kernel_device):
 
 
 @triton.jit
-def each_cost(Z2, Y, L, dZ2, m, TASK: tl.constexpr, ROWS: tl.constexpr):
-    i, j = tl.arange(0, ROWS), tl.arange(0, 16)
+def each_cost(Z2, Y, L, dZ2, m, network, cost, TILE: tl.constexpr):
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
     z = triton_equations.load_block(Z2, i, j, 1, 1, m, 1)
-    loss, _, error = triton_equations.output(z, Y, None, None, 0, i, m, 1, 1, 0.0, TASK, False, 16)
+    loss, _, error = triton_equations.output(z, Y, 1, None, 0, m, network, cost, TILE)
     tl.store(L + i, loss, mask=i < m)
     triton_equations.store_block(dZ2, i, j, 1, m, 1, error)
 
 
 def test_the_cost_is_finite_and_exact_for_any_logits(kernel_device):
     z = torch.cat([torch.linspace(-110, 110, 401), torch.tensor([1e4, -1e4, 1e30, -1e30])]).to(kernel_device)
+    network = Network(None, None, None, None, 1, 1, 1, None, None)
+    cost = Cost(tl.constexpr("binary"), None, None, 0.0)
     for y in (0.0, 0.3, 1.0):
         Y = torch.full_like(z, y)
         found, error = z.new_empty(405), z.new_empty(405)
-        each_cost[(1,)](z, Y, found, error, 405, "binary", 512)
+        each_cost[(1,)](z, Y, found, error, 405, network, cost, Tile(512, N_Y=16))
         true = z.double().clamp_min(0) - z.double() * y + torch.log1p((-z.double().abs()).exp())
         torch.testing.assert_close(found.double(), true, rtol=4 * EPS, atol=1e-37)
         torch.testing.assert_close(error.double(), z.double().sigmoid() - Y, rtol=0, atol=EPS)
+
+
+def test_masked_outputs_cost_nothing(kernel_device):
+    """A logit of −∞, here by its bias, where the target is 0: cost and gradients are those without that output."""
+    for task in ("multilabel", "multiclass"):
+        p = of_size("triton_narrow", "tanh", task, kernel_device, n_y=4)
+        masked = 3
+        if task == "multiclass":
+            p.Y = p.Y % masked
+        else:
+            p.Y[:, masked] = 0
+        kept = Problem(p.activation, task, p.X, p.W1, p.b1, p.W2[:masked], p.b2[:masked], p.Y)
+        if task == "multilabel":
+            kept.Y = p.Y[:, :masked]
+        p.b2 = p.b2.index_fill(0, torch.tensor(masked, device=kernel_device), -torch.inf)
+        for family in ("triton_narrow", "triton_wide", "triton_chunked"):
+            J, grads = run(family, p, input_gradient=True)
+            for name in ("W2", "b2"):
+                assert not grads[name][masked].any()
+                grads[name] = grads[name][:masked].contiguous()
+            assert_true(kept, (J, grads))
+
+
+def test_a_certain_and_right_prediction_costs_nothing(kernel_device):
+    p = of_size("triton_narrow", "tanh", "binary", kernel_device)
+    for b, y in ((-torch.inf, 0.0), (torch.inf, 1.0)):
+        p.b2, p.Y = torch.full_like(p.b2, b), torch.full_like(p.Y, y)
+        J, grads = run("triton_narrow", p)
+        assert J == 0
+        assert not any(dV.any() for dV in grads.values())
+        p.Y = 1 - p.Y
+        assert run("triton_narrow", p)[0] == torch.inf
+
+
+# What is read is what the tensors say
+
+
+@families
+@pytest.mark.parametrize("name", ["X", "Y", *PARAMETERS])
+def test_negative_bits(name, family, kernel_device):
+    p = of_size(family, "tanh", "regression", kernel_device)
+    expected_J, expected = run(family, p, input_gradient=True)
+    setattr(p, name, torch._neg_view(-getattr(p, name)))
+    assert getattr(p, name).is_neg()
+    J, grads = run(family, p, input_gradient=True)
+    assert torch.equal(J, expected_J)
+    assert all(torch.equal(dV, expected[name]) for name, dV in grads.items())
+
+
+@families
+def test_weights_with_negative_bits_and_strides(family, kernel_device):
+    p = of_size(family, "tanh", "multiclass", kernel_device)
+    weights = [torch.rand(n, 2, generator=torch.Generator().manual_seed(n)).to(kernel_device)[:, 0] for n in (53, 4)]
+    expected, found = (
+        run(family, p, sample_weight=sample_weight, class_weight=class_weight)[0]
+        for sample_weight, class_weight in (weights, [torch._neg_view(-w) for w in weights])
+    )
+    assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+def test_class_indices_of_small_integers(dtype, kernel_device):
+    """Compared in 64 bits: class 300 is no class 44, and class 0 no class 256."""
+    p = of_size("triton_chunked", "tanh", "multiclass", kernel_device, n_y=300, m=41)
+    p.Y = (p.Y % 100).to(dtype)
+    expected = Problem(**{**vars(p), "Y": p.Y.long()})
+    assert_true(expected, run("triton_chunked", p))
+
+
+# Scales
+
+
+@families
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [*((size, torch.float32) for size in (1e-37, 1e-40, 1e38)), (1e-300, torch.float64), (1e300, torch.float64)],
+)
+def test_the_scale_of_weights_does_not_matter(size, dtype, family, kernel_device):
+    p = of_size(family, "tanh", "multiclass", kernel_device)
+    generator = torch.Generator().manual_seed(1)
+    sample_weight, class_weight = ((1 + torch.rand(n, generator=generator, dtype=torch.float64)) for n in (53, 4))
+    if size == 1e-40:  # of which float32 keeps few digits
+        sample_weight, class_weight = sample_weight.round(), class_weight.round()
+    by_class = class_weight[p.Y.cpu()].to(kernel_device)
+    sample_weight, class_weight = (w.to(kernel_device) for w in (sample_weight, class_weight))
+    scaled = (size * sample_weight).to(dtype)
+    assert_true(p, run(family, p, sample_weight=scaled, input_gradient=True), scaled.double() / size)
+    scaled = (size * class_weight).to(dtype)
+    by_class = (scaled.double() / size)[p.Y]
+    assert_true(p, run(family, p, class_weight=scaled, input_gradient=True), by_class)
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_no_weight_and_nothing_from_behind(dtype, family, kernel_device):
+    p = of_size(family, "tanh", "regression", kernel_device, dtype=dtype)
+    J, grads = run(family, p, sample_weight=torch.zeros_like(p.X[:, 0]), reduction="sum", input_gradient=True)
+    assert J == 0
+    assert not any(dV.any() for dV in grads.values())
+    p.task, p.Y = PAIRING, torch.zeros_like(p.Y, dtype=torch.float32)
+    grads = run(family, p, reduction="sum", input_gradient=True)[1]
+    assert not any(dV.any() for dV in grads.values())
+
+
+@families
+def test_the_share_is_not_rounded_to_half_precision(family, kernel_device):
+    """It is 1e-7 here, of which float16 makes 1.19e-7. With as many examples, 1/m would be so small."""
+    p = of_size(family, "tanh", "binary", kernel_device, dtype=torch.float16)
+    p.W2 *= 3e3 / p.W2.abs().max()
+    weights = torch.full((53,), 1e-7, device=kernel_device)
+    found = run(family, p, sample_weight=weights, reduction="sum", input_gradient=True)[1]["X"]
+    true = truth(p)[1]["X"] * 53e-7
+    assert 1e-4 < true.abs().max() < 1
+    assert relative_error(found, true) < 5 * HALF
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("weights", [torch.bool, torch.int64, torch.uint8])
+def test_weights_of_integers(weights, dtype, family, kernel_device):
+    p = of_size(family, "tanh", "binary", kernel_device, dtype=dtype)
+    w = torch.arange(53, device=kernel_device).remainder(3).to(weights)
+    allowed = 50 * EPS if dtype == torch.float32 else 5 * HALF
+    assert_true(p, run(family, p, sample_weight=w), w.double(), allowed=allowed)
+
+
+# Sizes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter, the number of programs can be made up")
+@pytest.mark.parametrize("m", [(1 << 31) - 1, 1 << 31, (1 << 32) + 5, 1 << 34])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        triton_narrow.narrow_pass,
+        triton_wide.output_errors,
+        triton_wide.slab_gradients,
+        triton_wide.input_gradients,
+    ],
+    ids=lambda kernel: kernel.__name__,
+)
+def test_rows_are_counted_in_64_bits(kernel, m, monkeypatch):
+    """The first program of very many, whose share is the first tile: it is full, however many rows there are."""
+    p = of_size("triton_narrow", "tanh", "regression", "cpu", n_y=2, m=16)
+
+    def first_tile(m):
+        rows = p.X[:1].expand(m, -1), p.Y[:1].expand(m, -1)
+        passed = Pass(Examples(*rows), *p.values()[1:], input_gradient=False)
+        passed.allocate(1, 1, errors=False)
+        passed.errors, passed.dX = torch.ones(16, 2), torch.zeros(16, 5)
+        passed.sums.zero_()
+        passed.costs.zero_()
+        passed.share.fill_(1.0)
+        passed.launch(kernel, (1, 1), warps=4, TILE=Tile(16, 16, 64, 16))()
+        return passed.errors, passed.dX, passed.sums, passed.costs
+
+    expected = first_tile(16)
+    assert any(V.any() for V in expected[1:])
+    many = TensorHandle(np.array([1 << 30], dtype=np.int32), tl.int32)
+    monkeypatch.setattr(interpreter_builder, "create_get_num_programs", lambda axis: many)
+    assert all(map(torch.equal, first_tile(m), expected))
+
+
+def test_no_unknown_activation_is_taken_for_another(kernel_device):
+    for family in SIZES:
+        p = of_size(family, "tanh", "binary", kernel_device)
+        p.activation = "gelu"
+        with pytest.raises(Exception) as raised:  # noqa: PT011, Triton's, which differ with what runs
+            run(family, p)
+        assert "no such activation" in "".join(traceback.format_exception(raised.value))
+        assert gpu.why_not_of_these(family, *p.values()) == "it knows no activation 'gelu'"

@@ -1,18 +1,24 @@
 """The door: every argument is checked here, and comes in as a value. An error names it, what came, what is expected."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral, Real
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import autocast_enabled, can_look_at
+from twolayer.context import autocast_enabled, can_look_at, is_expanded, is_freed
 from twolayer.equations import Parameters
-from twolayer.kernels.choice import KERNELS, Plan
-from twolayer.tasks import TASKS, Direction, Examples, Objective
+from twolayer.kernels import KERNELS
+from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
 
 REDUCTIONS = ("mean", "sum", "none")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Of parameters, inputs and logits: the equations are those of real numbers."""
+ROUNDING = 4
+"""Units in the last place that a computed probability may lie outside of [0, 1]."""
 
 Name = TypeVar("Name", bound=str)
 
@@ -37,17 +43,48 @@ def one_of(argument: str, value: Name, valid: Collection[str]) -> Name:
 
 
 def positive_int(argument: str, value: int) -> int:
-    """``value`` if it is an integer of at least one.
+    """``value`` as an int, if it is an integer of at least one, NumPy's included.
 
     Raises:
         TypeError: it is no integer.
         ValueError: it is smaller than one.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{argument} must be an integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{argument} must be at least 1, got {value}")
+    return int(value)
+
+
+def dtype(value: torch.dtype, argument: str = "dtype") -> torch.dtype:
+    """``value`` if the equations can be computed in it.
+
+    Raises:
+        TypeError: they cannot.
+    """
+    if value not in DTYPES:
+        raise TypeError(f"{argument} must be of {_named(DTYPES)}, got {value}")
     return value
+
+
+def dense(argument: str, V: Tensor) -> Tensor:
+    """``V`` if it is a tensor that has all of its numbers in memory, as PyTorch's operators and the kernels read it.
+
+    Raises:
+        TypeError: it is no tensor, or a sparse or nested one.
+        RuntimeError: its storage was freed.
+    """
+    if not isinstance(V, Tensor):
+        raise TypeError(f"{argument} must be a tensor, got {type(V).__name__}")
+    if is_expanded(V):
+        return V
+    if V.layout is not torch.strided or V.is_nested:
+        raise TypeError(
+            f"{argument} must be dense, got {'a nested tensor' if V.is_nested else V.layout}: use to_dense()"
+        )
+    if is_freed(V):
+        raise RuntimeError(f"{argument} must have its memory, got a tensor whose storage was freed")
+    return V
 
 
 # What the package computes with
@@ -64,13 +101,13 @@ def objective(activation: str, task: str, label_smoothing: float = 0.0, reductio
     one_of("activation", activation, ACTIVATIONS)
     one_of("task", task, TASKS)
     one_of("reduction", reduction, REDUCTIONS)
-    if not isinstance(label_smoothing, int | float):
+    if not isinstance(label_smoothing, Real):
         raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if label_smoothing and task == "regression":
         raise ValueError(f"label_smoothing must be 0 for regression, got {label_smoothing}")
-    return Objective(activation, task, label_smoothing, reduction)
+    return Objective(activation, task, float(label_smoothing), reduction)
 
 
 def plan(chunk_size: int | None, kernel: str | None = None) -> Plan:
@@ -81,7 +118,7 @@ def plan(chunk_size: int | None, kernel: str | None = None) -> Plan:
             together.
     """
     if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
+        chunk_size = positive_int("chunk_size", chunk_size)
     if kernel is not None and one_of("kernel", kernel, KERNELS) != "torch" and chunk_size is not None:
         raise ValueError(f"chunk_size must be None for kernel {kernel!r}, which sees to that itself, got {chunk_size}")
     return Plan(chunk_size, kernel)
@@ -103,21 +140,30 @@ def mode(backward: str, plan: Plan, modes: Collection[str]) -> str:
 def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
     """The parameters, of shapes ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)`` and alike in all else.
 
-    Under autocast, which converts them, any dtypes will do.
+    Under autocast, which converts them, other dtypes than that of ``W1`` will do, and are taken to it.
 
     Raises:
-        ValueError: a shape or device does not fit.
-        TypeError: a dtype does not.
+        ValueError: a shape or device does not fit, or there are no features, hidden units or outputs.
+        TypeError: one is no dense tensor, or a dtype does not fit.
+        RuntimeError: the storage of one was freed.
     """
-    if not (W1.ndim == W2.ndim == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
+    for name, p in (("W1", W1), ("b1", b1), ("W2", W2), ("b2", b2)):
+        dense(name, p)
+    if not (len(W1.shape) == len(W2.shape) == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
         shapes = ", ".join(str(tuple(p.shape)) for p in (W1, b1, W2, b2))
         raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
-    for name, p in (("b1", b1), ("W2", W2), ("b2", b2)):
+    if 0 in (*W1.shape, *b2.shape):
+        raise ValueError(f"n_x, n_h, n_y must be at least 1, got {W1.shape[1]}, {W1.shape[0]}, {b2.shape[0]}")
+    dtype(W1.dtype, "W1")
+    given = Parameters(W1, b1, W2, b2)
+    for name, p in zip(Parameters._fields, given, strict=True):
         if p.device != W1.device:
             raise ValueError(f"{name} must be on the device of W1, {W1.device}, got {p.device}")
-        if p.dtype != W1.dtype and not autocast_enabled(W1.device):
+        if p.dtype != W1.dtype and not (p.dtype in DTYPES and autocast_enabled(W1.device)):
             raise TypeError(f"{name} must have the dtype of W1, {W1.dtype}, got {p.dtype}")
-    return Parameters(W1, b1, W2, b2)
+    if b1.dtype == W2.dtype == b2.dtype == W1.dtype:
+        return given
+    return Parameters(*(p.to(W1.dtype) for p in given))
 
 
 def features(X: Tensor, W1: Tensor) -> Tensor:
@@ -127,13 +173,12 @@ def features(X: Tensor, W1: Tensor) -> Tensor:
         TypeError: it is no tensor, or its dtype is another.
         ValueError: its shape or device does not fit.
     """
-    if not isinstance(X, Tensor):
-        raise TypeError(f"X must be a tensor, got {type(X).__name__}")
+    dense("X", X)
     if X.ndim == 0 or X.shape[-1] != W1.shape[-1]:
         raise ValueError(f"X must have shape (..., {W1.shape[-1]}), got {tuple(X.shape)}")
     if X.device != W1.device:
         raise ValueError(f"X must be on the parameters' device {W1.device}, got {X.device}")
-    if X.dtype != W1.dtype and not (X.is_floating_point() and autocast_enabled(X.device)):
+    if X.dtype != W1.dtype and not (X.dtype in DTYPES and autocast_enabled(X.device)):
         raise TypeError(f"X must have the parameters' dtype {W1.dtype}, got {X.dtype}")
     return X
 
@@ -148,9 +193,10 @@ def examples(examples: Examples, parameters: Parameters, task: str) -> tuple[Exa
     shape = (*features(X, parameters.W1).shape[:-1], parameters.b2.shape[0])
     targets(examples, shape, task)
     if len(shape) != 2:
-        Y = Y.reshape(-1, shape[-1]) if Y.ndim == len(shape) else Y.reshape(-1)
-        X = X.reshape(-1, X.shape[-1])
-        sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
+        m = math.prod(shape[:-1])  # not -1, which no dimension of zero allows
+        Y = Y.reshape(m, shape[-1]) if Y.ndim == len(shape) else Y.reshape(m)
+        X = X.reshape(m, X.shape[-1])
+        sample_weight = None if sample_weight is None else sample_weight.reshape(m)
     return Examples(X, Y, sample_weight, class_weight), shape
 
 
@@ -167,8 +213,7 @@ def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
     *lead, n_y = shape
     if 0 in lead:
         raise ValueError(f"X and logits must hold at least one example, got logits of shape {tuple(shape)}")
-    if not isinstance(Y, Tensor):
-        raise TypeError(f"Y must be a tensor, got {type(Y).__name__}")
+    dense("Y", Y)
     if Y.device != X.device:
         raise ValueError(f"Y must be on the logits' device {X.device}, got {Y.device}")
     if task == "binary" and n_y != 1:
@@ -182,8 +227,7 @@ def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
         if class_weight.device != X.device:
             raise ValueError(f"class_weight must be on Y's device {X.device}, got {class_weight.device}")
     if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor):
-            raise TypeError(f"sample_weight must be a tensor, got {type(sample_weight).__name__}")
+        dense("sample_weight", sample_weight)
         if list(sample_weight.shape) != lead:
             raise ValueError(f"sample_weight must have shape {tuple(lead)}, got {tuple(sample_weight.shape)}")
         if sample_weight.device != X.device:
@@ -216,8 +260,7 @@ def class_weights(class_weight: Tensor, task: str, n_y: int) -> None:
     if task not in ("binary", "multiclass"):
         raise ValueError(f"class_weight must be None for task {task!r}: only 'binary' and 'multiclass' have classes")
     classes = 2 if task == "binary" else n_y
-    if not isinstance(class_weight, Tensor):
-        raise TypeError(f"class_weight must be a tensor, got {type(class_weight).__name__}")
+    dense("class_weight", class_weight)
     if class_weight.shape != (classes,):
         raise ValueError(
             f"class_weight must have shape {(classes,)} for task {task!r}, got {tuple(class_weight.shape)}"
@@ -238,8 +281,7 @@ def direction(v: Mapping[str, Tensor], parameters: Parameters) -> Direction:
             f"v must have the keys {', '.join(Parameters._fields)}, got {', '.join(map(str, v)) or 'none'}"
         )
     for name, V in parameters._asdict().items():
-        if not isinstance(v[name], Tensor):
-            raise TypeError(f"v[{name!r}] must be a tensor, got {type(v[name]).__name__}")
+        dense(f"v[{name!r}]", v[name])
         if v[name].shape != V.shape:
             raise ValueError(f"v[{name!r}] must have the shape of {name}, {tuple(V.shape)}, got {tuple(v[name].shape)}")
         if v[name].device != V.device:
@@ -252,12 +294,25 @@ def direction(v: Mapping[str, Tensor], parameters: Parameters) -> Direction:
 # Values of tensors, looked at only where that costs nothing
 
 
+def _extremes(V: Tensor) -> tuple[float, float]:
+    V = V.detach()
+    if V.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which PyTorch does not compare
+        V = V.long()
+    least, greatest = torch.aminmax(V)
+    return least.item(), greatest.item()
+
+
+def _named(dtypes: Iterable[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
 def _in_range(
     argument: str, V: Tensor, low: float, high: float, what_for: str, error: type[Exception] = ValueError
 ) -> None:
     if can_look_at(V):
-        least, greatest = (extreme.item() for extreme in torch.aminmax(V.detach()))
-        if not (least >= low and greatest <= high):
+        least, greatest = _extremes(V)
+        rounding = ROUNDING * torch.finfo(V.dtype).eps if V.is_floating_point() else 0
+        if not (least >= low - rounding and greatest <= high + rounding):
             raise error(f"{argument} must lie in [{low}, {high}] for {what_for}, got values from {least} to {greatest}")
 
 
@@ -265,7 +320,7 @@ def _weights_in_range(argument: str, weights: Tensor, zero_allowed: bool = True)
     if weights.is_complex():
         raise TypeError(f"{argument} must be real, got {weights.dtype}")
     if can_look_at(weights):
-        least, greatest = (extreme.item() for extreme in torch.aminmax(weights.detach()))
+        least, greatest = _extremes(weights)
         if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):
             expected = "not negative and not all zero" if zero_allowed else "positive"
             raise ValueError(f"{argument} must be finite, {expected}, got values from {least} to {greatest}")

@@ -3,8 +3,11 @@
 import csv
 import logging
 import os
+import re
 import sys
 import warnings
+from copy import deepcopy
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer.training.ending import restore_best, why_it_ended
+from twolayer.training.environment import RecordEnvironment
 from twolayer.training.module import LitTwoLayer
+from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
+
+PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -35,17 +43,25 @@ class ResumedOptions(Callback):
 
     Args:
         given: options of the command line: they count. Others stay as restored.
-        patience: of early stopping, which a resume would restore too.
     """
 
-    def __init__(self, given: set[str], patience: int) -> None:
+    def __init__(self, given: set[str]) -> None:
         self.given = {option.replace(".init_args.", ".") for option in given}
-        self.patience = patience
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.patience = [callback.patience for callback in trainer.early_stopping_callbacks]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.callbacks = checkpoint.get("callbacks", {})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LitTwoLayer)
-        for callback in trainer.early_stopping_callbacks:
-            callback.patience = self.patience
+        for early_stopping, patience in zip(trainer.early_stopping_callbacks, self.patience, strict=True):
+            early_stopping.patience = patience
+        for callback in trainer.checkpoint_callbacks:
+            state = self.callbacks.get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and state is not None:
+                restore_best(callback, state, Path(str(trainer.ckpt_path)))
         optimizer, scheduler = pl_module.build_optimizer()
         for group in trainer.optimizers[0].param_groups:
             for option, configured in optimizer.defaults.items():
@@ -84,7 +100,8 @@ class TwoLayerCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("in_features", "out_features", "task"):
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+            of = partial(self._of_the_data, name)
+            parser.link_arguments("data", f"model.{name}", compute_fn=of, apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")  # save_last=True would copy the best one
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -99,8 +116,14 @@ class TwoLayerCLI(LightningCLI):
             }
         )
 
+    def _of_the_data(self, name: str, data: L.LightningDataModule) -> Any:
+        """Of a trained network, what the checkpoint says: other rows may show fewer classes."""
+        return self.saved[name] if self.subcommand != "fit" and name in self.saved else getattr(data, name)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
+        if isinstance(args, list):  # Lightning's CLI has a class of that name too, which makes the short one ambiguous
+            args = [PLATEAU.sub(r"\1torch.optim.lr_scheduler.\2", arg) for arg in args]
         self.given = {arg.partition("=")[0].removeprefix("--") for arg in args if arg.startswith("--")}
         self.config = parser.parse_args(args)
 
@@ -108,17 +131,17 @@ class TwoLayerCLI(LightningCLI):
         """Not Lightning's way to take hyperparameters from a checkpoint, which overrules the command line."""
 
     def before_instantiate_classes(self) -> None:
+        self.saved: dict[str, Any] = {}
         config = self.config[self.subcommand]
-        if self.subcommand != "fit":
-            warnings.filterwarnings("ignore", message="The dirpath has changed")  # nothing is saved there
-            if config.ckpt_path is None:
-                self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
+        if self.subcommand != "fit" and config.ckpt_path is None:
+            self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
         if config.ckpt_path is None:
             return
         if not Path(config.ckpt_path).is_file():  # "best", "last" and the like, which Lightning resolves
             return
-        saved = torch.load(config.ckpt_path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
-        for name, value in saved.items():
+        checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)
+        self.saved = checkpoint.get("hyper_parameters", {})
+        for name, value in self.saved.items():
             if name in config.model and config.model[name] != value:
                 if f"model.{name}" in self.given or "model" in self.given:
                     rank_zero_info(f"model.{name}: {config.model[name]!r} as given (the checkpoint has {value!r})")
@@ -129,25 +152,52 @@ class TwoLayerCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         given = config.get("callbacks") or []
         others = given if isinstance(given, list) else [given]
-        if config.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in others):
+        barebones = config.get("barebones") is True
+        if barebones:
+            rank_zero_info("barebones: no logger, no checkpoints, no early stopping, no progress bar")
+            config = {**config, "logger": None, "log_every_n_steps": None}
+            callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint | EarlyStopping)]
+        elif config.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in others):
             callbacks = [*callbacks, RunProgressBar()]
-        return super()._instantiate_trainer(config, callbacks)
+        if config.get("enable_checkpointing") is False:
+            callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
+        if not barebones:
+            callbacks = [*callbacks, RecordEnvironment()]
+        return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
 
     def before_fit(self) -> None:
         rank_zero_info(f"{self.model.net}")
-        config = self.config[self.subcommand]
-        if config.ckpt_path is not None:
-            callback = ResumedOptions(self.given, config.early_stopping.patience)
-            self.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+        self.untrained = deepcopy(self.model)
+        if self.config[self.subcommand].ckpt_path is not None:
+            self.trainer.callbacks.append(ResumedOptions(self.given))  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
-        """Tests the best checkpoint on the held-out rows, if there are any, and says where it lies."""
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if is_overridden("test_dataloader", self.datamodule) and self.datamodule.test_dataloader():
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
-        else:
-            found = sorted(self.trainer.callback_metrics.items())
-            rank_zero_info("At the end: " + ", ".join(f"{name} {value:.4f}" for name, value in found))
+        """Says why the fit ended, tests the best checkpoint on the held-out rows, if there are any, and says where
+        it lies.
+
+        The file is tested, in a network of its own, as ``test --ckpt_path`` would: what averages or prunes weights
+        has others in memory.
+        """
+        trainer = self.trainer
+        rank_zero_info(why_it_ended(trainer))
+        at_the_end = sorted(trainer.callback_metrics.items())
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        found: Any = []
+        if is_overridden("test_dataloader", self.datamodule):
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            if best:
+                trainer.callbacks = [  # type: ignore[attr-defined]
+                    one for one in callbacks if not is_overridden("on_load_checkpoint", one, Callback)
+                ]
+            model = self.untrained if best else self.model
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+                found = trainer.test(model, datamodule=self.datamodule, ckpt_path=best or None)
+            trainer.callbacks = callbacks  # type: ignore[attr-defined]
+            if found:
+                self.model = model
+        if not found:
+            rank_zero_info("At the end: " + ", ".join(f"{name} {value:.4f}" for name, value in at_the_end))
         if best:
             rank_zero_info(f"Best checkpoint: {os.path.relpath(best)}")
 
@@ -189,19 +239,24 @@ def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
     beside.replace(path)
 
 
-def main(args: list[str] | None = None) -> TwoLayerCLI:
+def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     """Runs one command, with the arguments of the process, or the ones given.
 
     Args:
         args: as on the command line: ``["fit", "--config", "configs/moons.yaml"]``.
+
+    Returns:
+        What ran, with its ``model``, ``datamodule`` and ``trainer``, if ``args`` are given. None otherwise: what a
+        console script returns is its exit status.
     """
     # Lightning 2.6 under torch 2.13 warns of its own code, warns of a split that was set to nothing, and advertises.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # the best checkpoint is found, or it is said
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    return TwoLayerCLI(
+    ran = TwoLayerCLI(
         LitTwoLayer,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -213,6 +268,7 @@ def main(args: list[str] | None = None) -> TwoLayerCLI:
         auto_configure_optimizers=False,
         args=args,
     )
+    return None if args is None else ran
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

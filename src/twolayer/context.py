@@ -1,11 +1,11 @@
 """What runs around a call: autocast, transforms, forward mode, traces, export. PyTorch's private names stand here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.utils import unwrap_dead_wrappers as unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.nn import Parameter
@@ -49,6 +49,11 @@ def is_transformed(V: Any) -> bool:
     )
 
 
+def is_expanded(V: Tensor) -> bool:
+    """Whether ``V`` is one of the expanded weights of PyTorch, which only its own layers take: Opacus' ``"ew"``."""
+    return not torch.compiler.is_compiling() and "_expanded_weights" in type(V).__module__
+
+
 def may_move(*tensors: Tensor | None) -> bool:
     """Whether a derivative along one of the tensors may be asked for, in any of the ways that PyTorch has."""
     along_tangents, along_gradients = forward_ad._current_level >= 0, torch.is_grad_enabled()
@@ -73,6 +78,31 @@ def saved_for_jvp(ctx: Any) -> Iterator[tuple[Any, ...]]:
         yield tuple(V if V is None else forward_ad.unpack_dual(V, level=0).primal for V in ctx.saved_tensors)
 
 
+# Hooks of modules
+
+HOOKS = {
+    "a forward pre-hook": "_forward_pre_hooks",
+    "a forward hook": "_forward_hooks",
+    "a backward pre-hook": "_backward_pre_hooks",
+    "a backward hook": "_backward_hooks",
+}
+
+
+ONLY_LOOK_ON = ("torch.utils.module_tracker",)
+"""Where hooks come from that change nothing: PyTorch's counter of floating point operations has one for all modules."""
+
+
+def hooks_of(module: nn.Module) -> str | None:
+    """In words, a hook that runs when the module is called, or None: its own, or one of all modules."""
+    for words, name in HOOKS.items():
+        if getattr(module, name):
+            return words
+        for hook in getattr(torch.nn.modules.module, f"_global{name}").values():
+            if getattr(hook, "__module__", None) not in ONLY_LOOK_ON:
+                return f"{words} of all modules"
+    return None
+
+
 # Traces and export
 
 
@@ -81,12 +111,40 @@ def is_traced(V: Tensor) -> bool:
     return type(V) not in (Tensor, Parameter) or torch._C._len_torch_dispatch_stack() > 0
 
 
+FLOPS: dict[str, Callable[..., int]] = {}
+"""What counts the floating point operations of each of the package's operators, from its arguments."""
+
+
+def operator(name: str) -> Any:
+    """The package's operator of that name, of which whoever counts operations knows the number.
+
+    PyTorch's registry of such numbers would have to be imported first, and Triton with it.
+    """
+    found = getattr(torch.ops.twolayer, name)
+    for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+        registry = getattr(getattr(mode, "counter", mode), "flop_registry", None)
+        if registry is not None:
+            registry.setdefault(found, FLOPS[name])
+    return found
+
+
 def written_down() -> bool:
     """Whether the operators of this call go into a graph: torch.compile's, which reads the code, or an export's."""
     return torch.compiler.is_dynamo_compiling() or is_exporting()
 
 
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
+
+
+def is_freed(V: Tensor) -> bool:
+    """Whether ``V`` should have memory, and has none any more: PyTorch's own operators may end the process then."""
+    return (
+        not torch.compiler.is_compiling()
+        and not is_traced(V)
+        and not is_transformed(V)
+        and V.untyped_storage().nbytes() == 0
+        and V.numel() > 0
+    )
 
 
 def can_look_at(V: Tensor) -> bool:

@@ -12,9 +12,11 @@ Three ways to the same gradient, chosen by ``backward=``:
     for :func:`logits` either, for first and second derivatives; third derivatives and ``torch.vmap`` take all examples
     at once. Autocast converts only the logits that come out.
 
-What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode.
+What ``torch.export`` writes down is made of ordinary operators, of all examples at once, whatever the mode; so is what
+takes PyTorch's expanded weights, as Opacus' ``grad_sample_mode="ew"`` does.
 """
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +28,8 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.backward import autograd, gradients, manual, streamed
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import PAIRING, Examples, Objective
+from twolayer.kernels import operators as operators  # registers them
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 MODES: dict[str, Any] = {"autograd": autograd, "manual": manual, "streamed": streamed}
 BACKWARDS = tuple(MODES)
@@ -72,13 +74,15 @@ def logits(
     """
     arguments.one_of("activation", activation, ACTIVATIONS)
     plan = arguments.plan(chunk_size, kernel)
-    mode = _mode(backward, plan)
     parameters = arguments.parameters(W1, b1, W2, b2)
+    mode = _mode(backward, plan, W1)
     arguments.features(X, W1)
     if mode is autograd:
         return autograd.logits(X, parameters, activation, plan)
-    Z2 = mode.logits(X.reshape(-1, X.shape[-1]), parameters, activation, plan)
-    return Z2 if X.ndim == 2 else Z2.reshape(*X.shape[:-1], Z2.shape[-1])
+    lead = X.shape[:-1]
+    rows = X if X.ndim == 2 else X.reshape(math.prod(lead), X.shape[-1])  # not -1, which no dimension of zero allows
+    Z2: Tensor = mode.logits(rows, parameters, activation, plan)
+    return Z2 if X.ndim == 2 else Z2.reshape(*lead, Z2.shape[-1])
 
 
 def cost(
@@ -118,8 +122,9 @@ def cost(
     tensor(0.3466)
     """
     objective = arguments.objective("relu", task, label_smoothing, reduction)  # any activation: it plays no part
+    arguments.dtype(arguments.dense("logits", logits).dtype, "logits")
     examples = Examples(logits, Y, sample_weight, class_weight)
-    mode = _mode(backward)
+    mode = _mode(backward, Plan(), logits)
     arguments.targets(examples, logits.shape, task)
     return objective.cost(logits, examples) if mode is autograd else gradients.cost(logits, examples, objective)
 
@@ -158,8 +163,8 @@ def loss(
     """
     objective = arguments.objective(activation, task, label_smoothing, reduction)
     plan = arguments.plan(chunk_size, kernel)
-    mode = _mode(backward, plan)
     parameters = arguments.parameters(W1, b1, W2, b2)
+    mode = _mode(backward, plan, W1)
     examples, shape = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
     J: Tensor = mode.loss(examples, parameters, objective, plan)
     return J.reshape(shape[:-1]) if reduction == "none" else J
@@ -343,11 +348,11 @@ def kernel_for(
     return choice.kernel_for(Examples(X, Y, sample_weight), parameters, Objective(activation, PAIRING), plan)
 
 
-def _mode(backward: str, plan: Plan = Plan()) -> ModuleType:  # noqa: B008  it is frozen
-    """What computes in this mode. What is exported is made of ordinary operators."""
+def _mode(backward: str, plan: Plan, weight: Tensor) -> ModuleType:
+    """What computes in this mode. What is exported, or takes expanded weights, is made of ordinary operators."""
     arguments.mode(backward, plan, MODES)
     _take_whole_into_graphs()
-    found: ModuleType = autograd if context.is_exporting() else MODES[backward]
+    found: ModuleType = autograd if context.is_exporting() or context.is_expanded(weight) else MODES[backward]
     return found
 
 

@@ -6,6 +6,7 @@ come in their order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -29,22 +30,32 @@ class Block:
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(self, take: Callable[[Any], Batch], rows: Sequence[Any], device: torch.device) -> None:
-        self._take, self._rows, self._device = take, rows, device
+    def __init__(
+        self,
+        take: Callable[[Any], Batch],
+        rows: Sequence[Any],
+        device: torch.device,
+        taken: Callable[[int], None] | None = None,
+    ) -> None:
+        self._take, self._rows, self._device, self._taken = take, rows, device, taken
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self._take, self._rows)
+        for i, rows in enumerate(self._rows):
+            if self._taken is not None:
+                self._taken(i + 1)
+            yield self._take(rows)
 
     def to(self, device: torch.device) -> "Block":
         """All of its batches on that device, as Lightning asks for them; the block itself where they are there."""
         if device == self._device:
             return self
         non_blocking = device.type == "cuda"  # elsewhere that is not safe
-        moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in self]
-        return Block(moved.__getitem__, range(len(moved)), device)
+        batches = map(self._take, self._rows)
+        moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in batches]
+        return Block(moved.__getitem__, range(len(moved)), device, self._taken)
 
 
 class SeededSampler(RandomSampler):
@@ -92,6 +103,10 @@ class TensorLoader(DataLoader):
         sampler: row numbers in the order wanted, in place of ``shuffle``.
         batch_sampler, drop_last: for Lightning, which predicts with the one, and passes False for the other.
 
+    Attributes:
+        served: batches of the epoch that were taken.
+        resumed_at: after ``load_state_dict`` and before the next batch, where that is, in batches; otherwise None.
+
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
 
@@ -135,8 +150,9 @@ class TensorLoader(DataLoader):
         self.steps_per_call = None if batch_sampler is not None else steps_per_call
         self.repeat = positive_int("repeat", repeat)
         self.seed = seed
-        self._start = self._served = self._ahead = 0
-        self._resumed: int | None = None
+        self._start = self.served = self._ahead = 0
+        self.resumed_at: int | None = None
+        self._resumed_epoch: int | None = None
         batches: dict[str, Any] = {"batch_sampler": batch_sampler}
         if batch_sampler is None:
             batch_size = max(1, len(dataset)) if batch_size is None else positive_int("batch_size", batch_size)
@@ -150,26 +166,37 @@ class TensorLoader(DataLoader):
         return super().__len__() * self.repeat
 
     def __len__(self) -> int:
-        return -(-self.steps // (self.steps_per_call or 1))
+        return self.calls_before(self.steps)
+
+    def calls_before(self, batches: int) -> int:
+        """How often it is asked for the first so many batches of an epoch. Blocks end at the same ones in each."""
+        every = self.steps_per_call or 1
+        return -(-batches // every) if batches == self.steps else batches // every
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
-        start, self._start = self._start, 0
+        start, self._start, self.resumed_at = self._start, 0, None
         sampler: Any = self.sampler
         if isinstance(sampler, SeededSampler | DistributedSampler):
-            if self._resumed is not None:  # Lightning counts an epoch that `max_steps` cut short twice, once resumed
-                self._ahead, self._resumed = sampler.epoch - self._resumed, None
+            if self._resumed_epoch is not None:  # Lightning counts an epoch cut short twice, once resumed
+                self._ahead, self._resumed_epoch = sampler.epoch - self._resumed_epoch, None
             sampler.set_epoch(sampler.epoch - self._ahead)
-        rows = islice(self._rows(), start * (self.steps_per_call or 1), None)
-        for served in range(start + 1, len(self) + 1):
-            self._served = served
+        every, device = self.steps_per_call or 1, self.dataset.tensors[0].device
+        rows = islice(self._rows(), start, None)
+        while start < self.steps:
+            size = min(every - start % every, self.steps - start)
+            before, start = start, start + size
+            self.served = start
             if self.steps_per_call is None:
                 yield self._take(next(rows))
             else:
-                yield Block(self._take, list(islice(rows, self.steps_per_call)), self.dataset.tensors[0].device)
-        self._served = self._ahead = 0
+                yield Block(self._take, list(islice(rows, size)), device, partial(self._count, before))
+        self.served = self._ahead = 0
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(sampler.epoch + 1)
+
+    def _count(self, before: int, taken: int) -> None:
+        self.served = before + taken
 
     def _rows(self) -> Iterator[Rows]:
         """The rows of each batch, by number or as a slice."""
@@ -199,9 +226,9 @@ class TensorLoader(DataLoader):
         return tuple(tensor.pin_memory() for tensor in batch) if self._pins else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in which epoch it is, and what the epoch is made of."""
+        """Where in which epoch it is, in batches, and what the epoch is made of."""
         epoch = getattr(self.sampler, "epoch", 0)
-        return {"served": self._served, "of": len(self), "epoch": epoch, **self._layout()}
+        return {"served": self.served, "of": self.steps, "epoch": epoch, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The next iteration goes on where the state was taken; after the end of an epoch, with the next one.
@@ -210,14 +237,18 @@ class TensorLoader(DataLoader):
             ValueError: the rest of that epoch is not to be had, since its batches were others.
         """
         start, epoch = state_dict["served"], state_dict["epoch"]
-        if start == state_dict["of"]:
+        finished = start == state_dict["of"]
+        start *= state_dict.get("steps_per_call") or 1  # version 0.1.0 counted blocks
+        if finished:
             start, epoch = 0, epoch + 1
         for name, here in self._layout().items() if start else ():
             if state_dict[name] != here:
                 raise ValueError(
                     f"{name} must be {state_dict[name]}, with which the checkpoint's unfinished epoch began, got {here}"
                 )
-        self._start, self._served, self._resumed = start, start, epoch
+        self._start = self.served = start
+        self.resumed_at = self.steps if finished else start
+        self._resumed_epoch = epoch
         if isinstance(self.sampler, SeededSampler | DistributedSampler):
             self.sampler.set_epoch(epoch)
 
@@ -225,7 +256,6 @@ class TensorLoader(DataLoader):
         return {
             "rows": len(self.dataset),
             "batch_size": self.batch_size,
-            "steps_per_call": self.steps_per_call,
             "repeat": self.repeat,
             "seed": getattr(self.sampler, "seed", None),
         }

@@ -1,5 +1,6 @@
 """The network as a module: ``TwoLayerNet``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,8 +9,10 @@ from torch import Generator, Tensor, nn
 from twolayer import arguments, functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of, positive_int
+from twolayer.context import hooks_of
 from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
+from twolayer.sequential import parts_of
 from twolayer.tasks import TASKS
 
 
@@ -71,35 +74,45 @@ class TwoLayerNet(nn.Module):
     ) -> None:
         super().__init__()
         self.class_weight: Tensor | None
+        self._class_weight: list[float] | None = None
         self.in_features = positive_int("in_features", in_features)
         self.hidden_features = positive_int("hidden_features", hidden_features)
         self.out_features = positive_int("out_features", out_features)
         objective = arguments.objective(activation, task, label_smoothing)
-        self.activation, self.task, self.label_smoothing = objective.activation, objective.task, label_smoothing
+        self.activation, self.task, self.label_smoothing = activation, task, objective.label_smoothing
         self.init = one_of("init", init, INITIALIZATIONS)
         self.backward = arguments.mode(backward, arguments.plan(chunk_size), functional.BACKWARDS)
-        arguments.plan(chunk_size, kernel)
-        self.chunk_size, self.kernel = chunk_size, kernel
+        plan = arguments.plan(chunk_size, kernel)
+        self.chunk_size, self.kernel = plan.chunk_size, kernel
         if task == "binary" and out_features != 1:
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
+        dtype = arguments.dtype(dtype or torch.get_default_dtype())
         if class_weight is not None:
-            class_weight = torch.as_tensor(class_weight, dtype=dtype or torch.get_default_dtype())
-            arguments.class_weights(class_weight, task, out_features)
-            class_weight = class_weight.to(device, copy=True)  # the caller's stays the caller's
-        self.register_buffer("class_weight", class_weight)
+            where = None if isinstance(class_weight, Tensor) else "cpu"  # whatever the default device
+            class_weight = torch.as_tensor(class_weight, dtype=dtype, device=where)
+            arguments.class_weights(class_weight, task, self.out_features)
+            self._class_weight = None if class_weight.is_meta else class_weight.tolist()
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.W1 = parameter(hidden_features, in_features)
-        self.b1 = parameter(hidden_features)
-        self.W2 = parameter(out_features, hidden_features)
-        self.b2 = parameter(out_features)
+        self.W1 = parameter(self.hidden_features, self.in_features)
+        self.b1 = parameter(self.hidden_features)
+        self.W2 = parameter(self.out_features, self.hidden_features)
+        self.b2 = parameter(self.out_features)
+        buffer = None if class_weight is None else torch.empty_like(class_weight, device=self.W1.device)
+        self.register_buffer("class_weight", buffer)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draws the start anew, by the rule ``init``."""
+        """Draws the start anew, by the rule ``init``, and takes the class weights that were given."""
         initialize(self.init, self.W1, self.b1, self.W2, self.b2, generator)
+        self.reset_class_weight()
+
+    def reset_class_weight(self) -> None:
+        """Takes the class weights that were given, as after ``to_empty``."""
+        if self.class_weight is not None and self._class_weight is not None:
+            self.class_weight.copy_(torch.tensor(self._class_weight, dtype=torch.float64, device="cpu"))
 
     def forward(
         self, X: Tensor, Y: Tensor | None = None, *, sample_weight: Tensor | None = None, reduction: str = "mean"
@@ -163,12 +176,27 @@ class TwoLayerNet(nn.Module):
     def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
 
-        Arguments and errors: see :func:`twolayer.functional.cost`. The network is called as a module, so hooks run.
-        Forward and backward hooks, FSDP2's among them, get the logits, which in mode ``"streamed"`` cost a pass more.
+        It is always the cost of what ``net(X)`` gives. Where a hook or a ``forward`` of a subclass has a say in that,
+        the network is called for its logits first, which cost a pass more; FSDP2 has such hooks.
+
+        Arguments and errors: see :func:`twolayer.functional.cost`.
         """
-        if not (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
+        if self.called_otherwise() is None:
             return self(X, Y=Y, sample_weight=sample_weight, reduction=reduction)
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
+
+    def called_otherwise(self) -> str | None:
+        """What has a say in ``net(X)`` beside the four parameters, in words: a hook, or a ``forward`` of its own.
+
+        None if nothing does. Otherwise, what goes by the parameters alone is refused: :meth:`loss_and_grads`,
+        :meth:`hvp`, :meth:`per_sample_grad_norms` and gradient descent by the notes' equations.
+
+        >>> TwoLayerNet(2, 4, 1).called_otherwise() is None
+        True
+        """
+        if type(self).forward is not TwoLayerNet.forward or "forward" in self.__dict__:
+            return "a forward of its own"
+        return hooks_of(self)
 
     def loss_and_grads(
         self,
@@ -187,11 +215,11 @@ class TwoLayerNet(nn.Module):
         Returns:
             ``J``, a scalar, and ``{"W1": dW1, "b1": db1, "W2": dW2, "b2": db2}``.
 
-        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`. The network is not called as a module:
-        its hooks do not run. Where one of them computes a weight, as under :mod:`torch.nn.utils.prune`, a RuntimeError
-        says so.
+        Arguments and errors: see :func:`twolayer.functional.loss_and_grads`. The network is not called as a module;
+        where that would make a difference, see :meth:`called_otherwise`, a RuntimeError says so. A parameter under two
+        names has the sum of its gradients under both.
         """
-        return functional.loss_and_grads(
+        J, grads = functional.loss_and_grads(
             X,
             Y,
             *self._current_parameters(),
@@ -203,6 +231,7 @@ class TwoLayerNet(nn.Module):
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
             kernel=self.kernel if kernel is None else kernel,
         )
+        return J, self._summed(grads)
 
     def hvp(
         self,
@@ -222,10 +251,15 @@ class TwoLayerNet(nn.Module):
         >>> net.hvp(torch.ones(5, 2), torch.ones(5), v)["W1"].shape
         torch.Size([4, 2])
         """
-        return functional.hvp(
+        parameters = self._current_parameters()
+        for one, other in self._tied():
+            v = {other: v[one], **v} if isinstance(v, Mapping) and one in v else v
+            if isinstance(v, Mapping) and v.get(one) is not v.get(other):
+                raise ValueError(f"v[{one!r}] and v[{other!r}] must be one tensor, as {one} and {other} are")
+        product = functional.hvp(
             X,
             Y,
-            *self._current_parameters(),
+            *parameters,
             v,
             activation=self.activation,
             task=self.task,
@@ -234,6 +268,7 @@ class TwoLayerNet(nn.Module):
             label_smoothing=self.label_smoothing,
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
         )
+        return self._summed(product)
 
     def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """The norm of the gradient of each example's own loss: which examples pull, in one pass.
@@ -245,10 +280,13 @@ class TwoLayerNet(nn.Module):
         >>> net.per_sample_grad_norms(torch.ones(5, 2), torch.ones(5)).shape
         torch.Size([5])
         """
+        parameters = self._current_parameters()
+        for one, other in self._tied():
+            raise RuntimeError(f"{one} and {other} must be two parameters for the norms of both, got one for the two")
         return functional.per_sample_grad_norms(
             X,
             Y,
-            *self._current_parameters(),
+            *parameters,
             activation=self.activation,
             task=self.task,
             label_smoothing=self.label_smoothing,
@@ -261,12 +299,28 @@ class TwoLayerNet(nn.Module):
 
     def _current_parameters(self) -> Parameters:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
-        if stale := [name for name in Parameters._fields if name in vars(self)]:
+        if stale := [name for name in Parameters._fields if name in self.__dict__]:
             raise RuntimeError(
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
             )
+        if reason := self.called_otherwise():
+            raise RuntimeError(
+                f"the network must be no more than its four parameters, got {reason}, which counts only where the "
+                "network is called: use loss(X, Y).backward(), or backward='autograd' for gradient_descent"
+            )
         return Parameters(self.W1, self.b1, self.W2, self.b2)
+
+    def _tied(self) -> list[tuple[str, str]]:
+        """Parameters under two names."""
+        pairs = (("W1", "W2"), ("b1", "b2"))
+        return [(one, other) for one, other in pairs if getattr(self, one) is getattr(self, other)]
+
+    def _summed(self, by_name: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the shares of a parameter under two names added up."""
+        for one, other in self._tied():
+            by_name[one] = by_name[other] = by_name[one] + by_name[other]
+        return by_name
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
@@ -286,47 +340,31 @@ class TwoLayerNet(nn.Module):
         """The network that shares the parameters of an ``nn.Sequential(Linear, activation, Linear)``.
 
         Args:
-            sequential: two linear layers with biases, and one of the four activations between them.
+            sequential: two linear layers with biases, and one of the activations between them.
             options: ``task``, ``backward`` and the like, as for the constructor.
 
         Raises:
-            ValueError: it is built otherwise; the message says where.
+            ValueError: it is built otherwise, see :func:`twolayer.sequential.parts_of`; the message names the layer.
 
         >>> seq = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
         >>> TwoLayerNet.from_sequential(seq, task="multiclass")
         TwoLayerNet(2, 4, 3, activation='tanh', task='multiclass', init='he', backward='manual')
         """
-        layers: list[Any] = list(sequential)
-        modules = {name: row.module() for name, row in ACTIVATIONS.items()}
-        names = {type(module): name for name, module in modules.items()}
-        kinds = [type(layer) for layer in layers]
-        if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[2] is not nn.Linear or kinds[1] not in names:
-            expected = " or ".join(kind.__name__ for kind in names)
-            got = ", ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"sequential must be Linear, then {expected}, then Linear, got {got}")
-        first, activation, second = layers
-        if first.bias is None or second.bias is None:
-            raise ValueError("sequential must have a bias in both linear layers, got bias=False")
-        for option, expected in vars(modules[names[type(activation)]]).items():
-            got = vars(activation).get(option)
-            if not option.startswith("_") and option not in ("training", "inplace") and got != expected:
-                raise ValueError(f"{option} must be {expected}, got {got}")
-        if second.in_features != first.out_features:
-            raise ValueError(
-                f"sequential must fit together, got {first.out_features} hidden units, then {second.in_features}"
-            )
+        first, activation, second = parts_of(sequential)
         net = cls(
             first.in_features,
             first.out_features,
             second.out_features,
-            activation=names[type(activation)],
+            activation=activation,
             device="meta",  # nothing is drawn: the parameters are replaced
             dtype=first.weight.dtype,
             **options,
         )
         if net.class_weight is not None:
-            net.class_weight = torch.as_tensor(options["class_weight"]).to(first.weight, copy=True)
-        net.W1, net.b1, net.W2, net.b2 = first.weight, first.bias, second.weight, second.bias
+            net.class_weight = torch.empty_like(net.class_weight, device=first.weight.device)
+            net.reset_class_weight()
+        for name, V in zip(Parameters._fields, (*first.parameters(), *second.parameters()), strict=True):
+            setattr(net, name, V)
         return net.train(sequential.training)
 
     def extra_repr(self) -> str:

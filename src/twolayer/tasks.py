@@ -38,6 +38,9 @@ class Task(NamedTuple):
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
+    # An infinite logit on the side of its label costs nothing. PyTorch's formula would have 0 · ∞ there.
+    right = Z2.isinf() & ((Z2 > 0) == Y)
+    Z2 = torch.where(right, Z2.clamp(torch.finfo(Z2.dtype).min, torch.finfo(Z2.dtype).max), Z2)
     L = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
     return L.squeeze(-1) if L.shape[-1] == 1 else L.sum(-1)
 
@@ -51,7 +54,8 @@ def _softmax(Z2: Tensor) -> Tensor:
 
 
 def _cross_entropy_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
-    return -(Y * torch.log_softmax(Z2, -1)).sum(-1)
+    log_A2 = torch.log_softmax(Z2, -1)
+    return -(Y * log_A2.masked_fill((Y == 0) & (log_A2 == -torch.inf), 0)).sum(-1)  # 0 log 0 = 0, as for a masked class
 
 
 def _error_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
@@ -127,6 +131,11 @@ def dense_targets(Y: Tensor, logits: Tensor, task: str) -> Tensor:
     return (Y if Y.ndim == logits.ndim else Y.unsqueeze(-1)).to(logits.dtype)
 
 
+def summing_dtype(device: torch.device) -> torch.dtype:
+    """In which sums over examples are formed: float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def at_least_float32(Z2: Tensor) -> Tensor:
     """Logits as costs take them: in half precision, a cost would be no better than two or three digits."""
     return Z2.float() if Z2.dtype in (torch.float16, torch.bfloat16) else Z2
@@ -152,6 +161,8 @@ def example_weights(
 ) -> Tensor | None:
     """One weight per example, ``(...)``: ``sample_weight`` times the weight of its class. None for none.
 
+    In :func:`summing_dtype`, so that no weight is lost before the weights are normalised, whatever their scale.
+
     Args:
         Y: dense targets ``(..., n_y)``, before label smoothing. A soft label weighs as the mean of its classes.
         task: a key of ``TASKS``.
@@ -159,14 +170,14 @@ def example_weights(
         class_weight: ``(2,)`` for binary (of class 0 and of class 1), ``(n_y,)`` for multiclass; positive.
 
     >>> example_weights(torch.tensor([[0.0], [1.0]]), "binary", class_weight=torch.tensor([1.0, 3.0]))
-    tensor([1., 3.])
+    tensor([1., 3.], dtype=torch.float64)
     """
-    weights = None
+    weights, dtype = None, summing_dtype(Y.device)
     if class_weight is not None:
         by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
-        weights = by_class @ class_weight.to(Y)
+        weights = by_class.to(dtype) @ class_weight.to(dtype)
     if sample_weight is not None:
-        sample_weight = sample_weight.to(Y.dtype)
+        sample_weight = sample_weight.to(dtype)
         weights = sample_weight if weights is None else weights * sample_weight
     return weights
 
@@ -228,11 +239,17 @@ class Objective:
         weights = example_weights(Y, self.task, examples.sample_weight, examples.class_weight)
         return smoothed(Y, self.label_smoothing, self.task), weights
 
-    def share(self, weights: Tensor | None, m: int) -> Tensor | float:
-        """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``."""
-        if self.reduction == "sum":
-            return 1.0 if weights is None else weights.unsqueeze(-1)
-        return 1 / m if weights is None else (weights / weights.sum()).unsqueeze(-1)
+    def share(self, weights: Tensor | None, Z2: Tensor) -> Tensor | float:
+        """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``, as ``Z2``."""
+        if weights is None:
+            return 1 / len(Z2) if self.reduction == "mean" else 1.0
+        return self._normalised(weights, Z2.dtype).unsqueeze(-1)
+
+    def _normalised(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.reduction == "mean":
+            weights = weights / weights.detach().amax()  # so that their sum does not overflow
+            weights = weights / weights.sum()
+        return weights.to(dtype)
 
     def cost(self, Z2: Tensor, examples: Examples, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         """``J``, or with reduction ``"none"`` the weighted loss of each example, in at least float32.
@@ -245,7 +262,19 @@ class Objective:
         Z2 = at_least_float32(Z2)
         Y, weights = self.targets(examples, Z2)
         L = (loss or self.formulas.loss)(Z2, Y)
+        if weights is not None:
+            L = self._normalised(weights, L.dtype) * L
         if self.reduction == "mean":
-            return L.mean() if weights is None else (weights * L).sum() / weights.sum()
-        L = L if weights is None else weights * L
+            return L.mean() if weights is None else L.sum()
         return L.sum() if self.reduction == "sum" else L
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pass is to run, and whether it gives ``dX`` too."""
+
+    chunk_size: int | None = None
+    """Examples at a time in PyTorch's operators."""
+    kernel: str | None = None
+    """One of ``twolayer.kernels.KERNELS``, or None for the fastest that can run."""
+    input_gradient: bool = False

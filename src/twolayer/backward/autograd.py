@@ -4,8 +4,7 @@ from torch import Tensor
 
 from twolayer.equations import Parameters
 from twolayer.kernels import plain
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import Examples, Objective
+from twolayer.tasks import Examples, Objective, Plan
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:

@@ -1,8 +1,10 @@
 """What the package's :class:`torch.autograd.Function` have in common: a light call, and a place in compiled graphs."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from torch import Tensor
 from torch.autograd import Function
 
 from twolayer import context
@@ -19,6 +21,17 @@ def whole_in_graphs(function: F) -> F:
     return function
 
 
+_under_way = threading.local()
+
+
+def keep(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keeps inputs and outputs for the backward pass and for forward mode."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.set_materialize_grads(False)
+    _under_way.ctx = ctx
+
+
 class LightFunction(Function):
     """A Function whose call costs less: PyTorch's own binds its arguments to the signature of ``forward`` each time.
 
@@ -30,4 +43,13 @@ class LightFunction(Function):
     def apply(cls, *args: Any) -> Any:
         if context.transforms_active():
             return super().apply(*args)
-        return super(Function, cls).apply(*context.unwrap_dead_wrappers(args))  # type: ignore[misc]
+        try:
+            return super(Function, cls).apply(*context.unwrap_dead_wrappers(args))  # type: ignore[misc]
+        except BaseException:
+            # A checkpoint that recomputes stops at the last tensor that is saved, by an exception out of the middle of
+            # the saving. What was to be saved, outputs too, would then hold itself for good (pytorch/pytorch#161186).
+            if (ctx := getattr(_under_way, "ctx", None)) is not None:
+                ctx.to_save = ctx.saved_for_forward = None
+            raise
+        finally:
+            _under_way.ctx = None

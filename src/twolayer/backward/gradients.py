@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twolayer.backward.function import LightFunction, whole_in_graphs
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
 from twolayer.kernels.plain import added
-from twolayer.tasks import PAIRING, TASKS, Direction, Examples, Objective
+from twolayer.tasks import PAIRING, TASKS, Direction, Examples, Objective, Plan
 
 Tensors = tuple[Any, ...]
 """Tensors, and None where there is none. At a Function's boundary they stand one after the other, first those along
@@ -78,11 +77,12 @@ class Cost(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         Z2, Y, ctx.task = inputs
-        ctx.save_for_backward(Z2, Y)
-        ctx.save_for_forward(Z2, Y)
+        keep(ctx, Z2, Y)
 
     @staticmethod
-    def backward(ctx: Any, dL: Tensor) -> Tensors:
+    def backward(ctx: Any, dL: Tensor | None) -> Tensors:
+        if dL is None:
+            return None, None, None
         Z2, Y = ctx.saved_tensors
         task = TASKS[ctx.task]
         scale = dL.unsqueeze(-1)
@@ -118,9 +118,7 @@ class Gradients(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *tensors, ctx.objective, ctx.plan = inputs
-        ctx.save_for_backward(*tensors, *output[1:])
-        ctx.save_for_forward(*tensors, *output[1:])
-        ctx.set_materialize_grads(False)
+        keep(ctx, *tensors, *output[1:])
         if ctx.objective.task == PAIRING:
             ctx.mark_non_differentiable(output[0])
 
@@ -173,9 +171,7 @@ class HessianProduct(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         *tensors, ctx.objective, ctx.plan = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)
+        keep(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> Tensors:

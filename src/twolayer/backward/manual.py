@@ -12,12 +12,11 @@ from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
-from twolayer.backward.function import LightFunction, whole_in_graphs
-from twolayer.context import autocast_dtype, saved_for_jvp
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
+from twolayer.context import autocast_dtype, autocast_enabled, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import plain
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import Examples, Objective
+from twolayer.tasks import Examples, Objective, Plan
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
@@ -29,7 +28,9 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
 
 @whole_in_graphs
 def loss(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> Tensor:
-    """``J``, or the loss of each example."""
+    """``J``, or the loss of each example. Under autocast it goes by the logits, whose products autocast converts."""
+    if autocast_enabled(examples.X.device):
+        return gradients.cost(logits(examples.X, parameters, objective.activation, plan), examples, objective)
     return gradients.loss(examples, parameters, objective, plan, logits)
 
 
@@ -52,10 +53,7 @@ class Network(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         X, W1, _, W2, _, ctx.activation = inputs
-        kept = plain.Kept(X, W1, W2, output[1])
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-        ctx.set_materialize_grads(False)
+        keep(ctx, *plain.Kept(X, W1, W2, output[1]))
 
     @staticmethod
     def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from twolayer.backward import gradients
-from twolayer.backward.function import LightFunction, whole_in_graphs
+from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.backward.gradients import Gradients, Tensors, at_least_float32
 from twolayer.context import autocast_dtype, may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
-from twolayer.kernels.choice import Plan
-from twolayer.tasks import PAIRING, Examples, Objective
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 
 @whole_in_graphs
@@ -52,11 +51,12 @@ class Logits(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *network, ctx.activation, ctx.plan = inputs
-        ctx.save_for_backward(*network)
-        ctx.save_for_forward(*network)
+        keep(ctx, *network)
 
     @staticmethod
-    def backward(ctx: Any, dZ2: Tensor) -> Tensors:
+    def backward(ctx: Any, dZ2: Tensor | None) -> Tensors:
+        if dZ2 is None:
+            return (None,) * 7
         X, *parameters = ctx.saved_tensors
         plan = Plan(ctx.plan.chunk_size, ctx.plan.kernel, input_gradient=ctx.needs_input_grad[0] or may_move(X))
         _, dX, *grads = Gradients.apply(X, dZ2, *parameters, None, None, _pairing(ctx.activation), plan)

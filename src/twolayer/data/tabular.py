@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from twolayer.arguments import positive_int
+from twolayer.data import checks
 from twolayer.loading import TensorLoader
 
 
@@ -20,7 +21,8 @@ class TabularDataModule(L.LightningDataModule):
 
     The rows are split by a seed into training, validation and test, for classes with the same share of each class in
     every part. Batches are ``(X, Y)`` in raw units: float32 inputs ``(m, in_features)``, and class indices ``(m,)``, or
-    float32 targets ``(m, out_features)`` for regression. ``predict`` covers every row, in the order of the set.
+    float32 targets ``(m, out_features)`` for regression and soft labels. ``predict`` covers every row, in the order of
+    the set, and looks at no targets.
 
     Args:
         batch_size: examples in a batch; None for the whole split at once.
@@ -73,33 +75,42 @@ class TabularDataModule(L.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must define load()")
 
     @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """All rows and targets, in the dtypes of the batches."""
+    def loaded(self) -> tuple[Tensor, Any]:
+        """All rows in the dtype of the batches, and their targets as they came."""
         X, Y = self.load()
-        if self.task == "regression":
-            return torch.tensor(X, dtype=torch.float32), torch.tensor(Y.reshape(len(X), -1), dtype=torch.float32)
-        return torch.tensor(X, dtype=torch.float32), torch.tensor(Y, dtype=torch.int64)
+        return checks.inputs(X), Y
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All rows and targets, in the dtypes of the batches.
+
+        Raises:
+            TypeError, ValueError: ``load()`` returned something else than finite numbers, or no targets of the task.
+        """
+        X, Y = self.loaded
+        return X, checks.targets(Y, self.task, len(X))
 
     @property
     def in_features(self) -> int:
-        return self.tensors[0].shape[1]
+        return self.loaded[0].shape[1]
 
     @property
     def out_features(self) -> int:
         Y = self.tensors[1]
-        return int(Y.max()) + 1 if self.task == "multiclass" else Y.reshape(len(Y), -1).shape[1]
+        return checks.classes(Y) if self.task == "multiclass" else Y.reshape(len(Y), -1).shape[1]
 
     @cached_property
     def splits(self) -> dict[str, NDArray[np.int64]]:
         """Row numbers of ``"train"``, ``"val"`` and ``"test"``."""
-        Y = self.tensors[1].numpy()
+        Y = self.tensors[1]
+        labels = checks.hard(Y, self.task).numpy() if self.task in ("binary", "multiclass") else None
         rest = np.arange(len(Y))
         held_out = {}
         for name, fraction in (("val", self.val_fraction), ("test", self.test_fraction)):
             size = round(fraction * len(Y))
             held_out[name] = np.empty(0, dtype=np.int64)
             if size:
-                stratify = Y[rest] if self.task in ("binary", "multiclass") else None
+                stratify = None if labels is None else labels[rest]
                 rest, held_out[name] = train_test_split(rest, test_size=size, random_state=self.seed, stratify=stratify)
         return {"train": rest, **held_out}
 
@@ -131,10 +142,13 @@ class TabularDataModule(L.LightningDataModule):
         return self._loader(self.splits["test"]) if len(self.splits["test"]) else []
 
     def predict_dataloader(self) -> TensorLoader:
-        return self._loader(np.arange(len(self.tensors[0])))
+        X, Y = self.loaded
+        return self._batches((X, torch.as_tensor(checks.numbers("Y", Y))))
 
     def _loader(self, rows: NDArray[np.int64], **options: Any) -> TensorLoader:
-        tensors = tuple(tensor[rows] for tensor in self.tensors)
+        return self._batches(tuple(tensor[rows] for tensor in self.tensors), **options)
+
+    def _batches(self, tensors: tuple[Tensor, ...], **options: Any) -> TensorLoader:
         if self.on_device and self.trainer is not None:
             tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in tensors)
         return TensorLoader(tensors, batch_size=self.batch_size, seed=self.seed, pin_memory=True, **options)
@@ -142,7 +156,7 @@ class TabularDataModule(L.LightningDataModule):
     # A checkpoint says what its split followed from, so that nobody tests on rows that it was trained on, unaware.
 
     def state_dict(self) -> dict[str, Any]:
-        X = self.tensors[0]
+        X = self.loaded[0]
         return {
             "data": type(self).__name__,
             "rows": len(X),

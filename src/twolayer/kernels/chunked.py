@@ -13,6 +13,7 @@ The mean is divided out at the end, so that sums do not underflow. Whatever the 
 computed in at least float32 and summed in float64.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twolayer.equations import Parameters
-from twolayer.tasks import PAIRING, Direction, Examples, Objective
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, summing_dtype
 
 CACHE_BYTES = 2 << 20
 """What the buffers of a chunk may take: about the second-level cache of a CPU core."""
@@ -74,6 +75,7 @@ class Chunks:
     def __init__(self, X: Tensor, parameters: Parameters, objective: Objective, chunk_size: int | None) -> None:
         self.X, self.objective, self.g = X, objective, objective.g
         self.dtype = torch.promote_types(parameters.W1.dtype, torch.float32)
+        self.summing = summing_dtype(X.device)
         self.parameters = Parameters(*(V.to(self.dtype) for V in parameters))
         (self.m, self.n_x), (self.n_y, self.n_h) = X.shape, parameters.W2.shape
         self.narrow = self.n_x < NARROW
@@ -112,7 +114,14 @@ class Chunks:
     def errors(self, examples: Examples, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the targets make of the logits: dense ``Y``, ``dZ2`` of each example by itself, and weights if any."""
         Y, weights = self.objective.targets(examples.rows(chunk.rows), chunk.Z2)
+        if weights is not None:
+            weights = (weights / self.unit(examples)).to(self.dtype)
         return Y, self.flushed(self.objective.formulas.error(chunk.Z2, Y)), weights
+
+    def unit(self, examples: Examples) -> Tensor | float:
+        """The greatest weight that an example can have, in which weights are measured: their scale is no matter."""
+        given = [w.max().to(self.summing) for w in examples[2:] if w is not None]
+        return math.prod(given)
 
     def flushed(self, dZ2: Tensor) -> Tensor:
         """``dZ2`` without what is so small that products of it would be denormal numbers, with which a matrix product
@@ -122,18 +131,18 @@ class Chunks:
     def share(self, examples: Examples, total_weight: Tensor) -> float | Tensor:
         """What the sums over the examples are multiplied by."""
         if self.objective.reduction == "sum":
-            return 1.0
+            return self.unit(examples)
         weighted = examples.sample_weight is not None or examples.class_weight is not None
         return 1 / total_weight if weighted else 1 / self.m
 
 
 class Sums:
-    """Sums over all chunks: of some chunks in their own dtype, in ``parts``, and of those in float64."""
+    """Sums over all chunks: of some chunks in their own dtype, in ``parts``, and of those in ``totals``, float64."""
 
     def __init__(self, chunks: Chunks, *shapes: tuple[int, ...]) -> None:
         # Single numbers are summed in float64 from the start: it costs nothing.
-        self.parts = [chunks.buffer(*shape).to(chunks.dtype if shape else torch.float64) for shape in shapes]
-        self.totals = [part.to(torch.float64, copy=True) for part in self.parts]
+        self.parts = [chunks.buffer(*shape).to(chunks.dtype if shape else chunks.summing) for shape in shapes]
+        self.totals = [part.to(chunks.summing, copy=True) for part in self.parts]
         self.every = max(1, min(64, ROWS_IN_FLOAT32 // chunks.rows))
         self.count = 0
 

@@ -108,6 +108,8 @@ def why_not(examples: Examples, parameters: Parameters, objective: Objective) ->
         return f"it knows no task {objective.task!r}"
     if not W1.dtype == X.dtype == torch.float32:
         return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
+    if not parameters.b1.dtype == parameters.W2.dtype == parameters.b2.dtype == torch.float32:
+        return f"it computes in float32, and W2 is {parameters.W2.dtype}"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
     if sample_weight is not None and not (sample_weight.dtype == torch.float32 and sample_weight.is_contiguous()):
@@ -133,7 +135,7 @@ def loss_and_grads(
         class_weight = class_weight.to(torch.float32).contiguous()
     grads = Parameters(*map(torch.empty_like, parameters))
     dX = X.new_empty(m, n_x) if input_gradient else None
-    J, divisor = torch.empty((), dtype=torch.float32), ctypes.c_double()
+    J, divisor = torch.empty((), dtype=torch.float32, device="cpu"), ctypes.c_double()
     work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
     failed = library.twolayer_pass(
         ARGUMENTS.pack(

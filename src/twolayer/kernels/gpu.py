@@ -15,10 +15,11 @@ from types import ModuleType
 
 import torch
 
+from twolayer import kernels
 from twolayer.equations import Parameters
 from twolayer.tasks import Examples, Objective
 
-KERNELS = ("triton_narrow", "triton_wide", "triton_chunked")
+KERNELS = kernels.KERNELS[2:]
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu")
 COMPUTE_CAPABILITY = (9, 0)
 """For which tiles are cut, and for which the tests look at the machine code."""

@@ -94,9 +94,10 @@ def loss_and_grads(
     logits, kept = forward(X, parameters, objective.g)
     Z2 = at_least_float32(logits)
     Y, weights = objective.targets(examples, Z2)
-    share = objective.share(weights, len(Z2))
+    share = objective.share(weights, Z2)
     L = objective.formulas.loss(Z2, Y)
-    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else L.sum() * share
+    # Not a sum times a number, which PyTorch's vmap over no examples does not take.
+    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else (L * share).sum()
     dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
     dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
     return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
@@ -120,7 +121,7 @@ def hvp(
     X, W1, W2, A1 = kept
 
     Y, weights = objective.targets(examples, Z2)
-    share = objective.share(weights, len(Z2))
+    share = objective.share(weights, Z2)
     dZ2 = share * objective.formulas.error(Z2, Y)
     RdZ2 = objective.formulas.curvature(Z2, Y, RZ2)
     RdZ2 = share * (RdZ2 if tY is None else RdZ2 + tY)

@@ -13,8 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twolayer.kernels.triton_equations import activation, load_block, output, prime, store_block
-from twolayer.kernels.triton_launch import Launch, Pass, padded, run
+from twolayer.kernels.triton_equations import (
+    Network,
+    Tile,
+    activation,
+    load_block,
+    output,
+    prime,
+    rows_of_tile,
+    store_block,
+    tiles_of,
+)
+from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, run
 
 CHUNK_BYTES = 32 << 20
 """Of the buffers of a chunk: most of the second-level cache."""
@@ -23,73 +33,55 @@ FEWEST_ROWS = 1024
 
 
 @triton.jit
-def activations(
-    Z1,
-    b1,
-    m,
-    n_h,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    UNITS: tl.constexpr,
-):
+def _block(m, n_h, TILE: tl.constexpr):
+    """The first row of a program's block of an ``m × n_h`` array, how many it has, and the places in it, in 64 bits."""
+    across = tl.cdiv(n_h, TILE.UNITS)
+    first, rows = rows_of_tile(tl.program_id(0) // across, m, TILE.ROWS)
+    h = tl.program_id(0) % across * TILE.UNITS + tl.arange(0, TILE.UNITS)
+    return first, rows, tl.arange(0, TILE.ROWS).to(tl.int64), h
+
+
+@triton.jit(**VARYING)
+def activations(Z1, m, network, TILE: tl.constexpr):
     """``A1 = g(Z1 + b1)``, in the place of ``Z1 (m, n_h)``."""
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    h = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    z = load_block(Z1, i, h, n_h, 1, m, n_h).to(tl.float32)
-    z += tl.load(b1 + h, mask=h < n_h, other=0.0).to(tl.float32)[None, :]
-    a = activation(z, ACTIVATION, SLOPE, PRECISION != "tf32")
-    store_block(Z1, i, h, n_h, m, n_h, a.to(Z1.dtype.element_ty))
+    n_h = network.n_h
+    first, rows, i, h = _block(m, n_h, TILE)
+    Z1 += first * n_h
+    z = load_block(Z1, i, h, n_h, 1, rows, n_h).to(tl.float32)
+    z += tl.load(network.b1 + h, mask=h < n_h, other=0.0).to(tl.float32)[None, :]
+    a = activation(z, network.activation, network.precision != "tf32")
+    store_block(Z1, i, h, n_h, rows, n_h, a.to(Z1.dtype.element_ty))
 
 
-@triton.jit
-def hidden_errors(
-    dA1, A1, m, n_h, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr
-):
+@triton.jit(**VARYING)
+def hidden_errors(dA1, A1, m, network, TILE: tl.constexpr):
     """``dZ1 = dA1 ⊙ g'(Z1)``, in the place of ``dA1 (m, n_h)``."""
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    h = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    a = load_block(A1, i, h, n_h, 1, m, n_h).to(tl.float32)
-    d = load_block(dA1, i, h, n_h, 1, m, n_h).to(tl.float32) * prime(a, ACTIVATION, SLOPE)
-    store_block(dA1, i, h, n_h, m, n_h, d.to(dA1.dtype.element_ty))
+    n_h = network.n_h
+    first, rows, i, h = _block(m, n_h, TILE)
+    dA1 += first * n_h
+    a = load_block(A1 + first * n_h, i, h, n_h, 1, rows, n_h).to(tl.float32)
+    d = load_block(dA1, i, h, n_h, 1, rows, n_h).to(tl.float32) * prime(a, network.activation)
+    store_block(dA1, i, h, n_h, rows, n_h, d.to(dA1.dtype.element_ty))
 
 
-@triton.jit
-def logit_errors(
-    Z2,
-    b2,
-    Y,
-    sample_weight,
-    class_weight,
-    errors,
-    costs,
-    m,
-    n_y,
-    Y_stride,
-    smoothing,
-    TASK: tl.constexpr,
-    CLASS_INDICES: tl.constexpr,
-    ROWS: tl.constexpr,
-    N_Y: tl.constexpr,
-):
+@triton.jit(**VARYING)
+def logit_errors(Z2, Y, sample_weight, m, Y_stride, network, cost, errors, costs, TILE: tl.constexpr):
     """``errors`` become ``dZ2``, from ``Z2 (m, n_y)`` without its bias; each program adds to its ``db2, J, Σ w``."""
-    j = tl.arange(0, N_Y)
-    bias2 = tl.load(b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
+    n_y = network.n_y
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
+    bias2 = tl.load(network.b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
     costs += tl.program_id(0) * (n_y + 2)
     db2 = tl.load(costs + j, mask=j < n_y, other=0.0)
     J = tl.load(costs + n_y)
     weight = tl.load(costs + n_y + 1)
-    for tile in range(tl.program_id(0), tl.cdiv(m, ROWS), tl.num_programs(0)):
-        i = tile * ROWS + tl.arange(0, ROWS)
-        z = load_block(Z2, i, j, n_y, 1, m, n_y).to(tl.float32) + bias2[None, :]
-        L, w, dZ2 = output(
-            z, Y, sample_weight, class_weight, 0, i, m, n_y, Y_stride, smoothing, TASK, CLASS_INDICES, N_Y
-        )
+    for tile in range(tl.program_id(0), tiles_of(m, TILE.ROWS), tl.num_programs(0)):
+        first, rows = rows_of_tile(tile, m, TILE.ROWS)
+        z = load_block(Z2 + first * n_y, i, j, n_y, 1, rows, n_y).to(tl.float32) + bias2[None, :]
+        L, w, dZ2 = output(z, Y, Y_stride, sample_weight, first, rows, network, cost, TILE)
         J += tl.sum(L)
         weight += tl.sum(w)
         db2 += tl.sum(dZ2, 0)
-        store_block(errors, i, j, n_y, m, n_y, dZ2.to(errors.dtype.element_ty))
+        store_block(errors + first * n_y, i, j, n_y, rows, n_y, dZ2.to(errors.dtype.element_ty))
     tl.store(costs + j, db2, mask=j < n_y)
     tl.store(costs + n_y, J)
     tl.store(costs + n_y + 1, weight)
@@ -102,27 +94,28 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     return f"a row of logits does not fit the registers: n_y is {n_y}, at most 4096" if n_y > 4096 else None
 
 
-def plan(p: Pass) -> Sequence[partial[None]]:
-    """What to call; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
+def plan(p: Pass) -> Sequence[Any]:
+    """What to call."""
     p.allocate(1, 2 * p.multiprocessors, errors=False)
-    return [partial(_in_chunks, p)]
+    # An array of one number, since a number alone would first be rounded to the dtype of dX.
+    scaled = [] if p.dX is None else [partial(p.dX.mul_, p.share.view(1))]
+    return [partial(_in_chunks, p), p.reduced(), *scaled]
 
 
 def launch(p: Pass, kernel: Any, *, m: int, **given: Any) -> Launch:
     """Of a kernel, on the ``m`` rows that are given."""
     if kernel is logit_errors:
         N_Y = padded(p.n_y)
-        sizes = {"ROWS": max(1, 2048 // N_Y), "N_Y": N_Y}
-        return p.launch(kernel, (len(p.costs),), {**given, **sizes, "m": m}, warps=4)
-    sizes = {"ROWS": 32, "UNITS": 128}
-    grid = (triton.cdiv(m, sizes["ROWS"]), triton.cdiv(p.n_h, sizes["UNITS"]))
-    return p.launch(kernel, grid, {**given, **sizes, "m": m}, warps=4)
+        return p.launch(kernel, (len(p.costs),), **given, m=m, TILE=Tile(max(1, 2048 // N_Y), N_Y=N_Y), warps=4)
+    tile = Tile(32, UNITS=128)
+    blocks = triton.cdiv(m, tile.ROWS) * triton.cdiv(p.n_h, tile.UNITS)
+    return p.launch(kernel, (blocks,), **given, m=m, TILE=tile, warps=4)
 
 
 def _in_chunks(p: Pass) -> None:
-    X, arguments = p.X, p.arguments
-    Y, sample_weight = arguments["Y"], arguments["sample_weight"]
-    W1, W2 = arguments["W1"].to(X.dtype), arguments["W2"].to(X.dtype)
+    X, Y, sample_weight = (p.arguments[name] for name in ("X", "Y", "sample_weight"))
+    network: Network = p.arguments["network"]
+    W1, W2 = network.W1.to(X.dtype), network.W2.to(X.dtype)
     p.sums.zero_()
     p.costs.zero_()
     parts = p.sums[0].split([p.n_h * p.n_x, p.n_h, p.n_y * p.n_h])

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twolayer.activations import LEAKY_RELU_SLOPE
 from twolayer.equations import Parameters
+from twolayer.kernels.triton_equations import Cost, Network
 from twolayer.tasks import PAIRING, Examples, Objective
 
 STAGES = 2
@@ -42,6 +42,13 @@ def precision(X: Tensor) -> str:
     if X.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return "ieee" if X.is_cpu else "bf16x6"  # the interpreter has float32 itself
+
+
+VARYING: dict[str, Any] = {
+    "do_not_specialize": ["m", "slots", "cost_slots", "iterations"],
+    "do_not_specialize_on_alignment": ["X", "Y", "sample_weight"],
+}
+"""Of a kernel's arguments, those that differ from batch to batch: for them, nothing is compiled anew."""
 
 
 class Launch(NamedTuple):
@@ -72,48 +79,45 @@ class Pass:
     def __init__(
         self, examples: Examples, parameters: Parameters, objective: Objective, input_gradient: bool = False
     ) -> None:
-        (X, Y, sample_weight, class_weight), task = examples, objective.task
+        X, Y, sample_weight, class_weight = examples
         (self.m, self.n_x), (self.n_y, self.n_h) = X.shape, parameters.W2.shape
-        self.X, self.dtype, self.rows = X, parameters.W1.dtype, rows_of_a_tile(X)
+        X, Y = X.resolve_neg(), Y.resolve_neg()
+        if Y.dtype == torch.bool:
+            Y = Y.view(torch.uint8)
+        if sample_weight is not None:
+            sample_weight = _dense(sample_weight if sample_weight.is_floating_point() else sample_weight.float())
+        if class_weight is not None:
+            class_weight = _dense(class_weight if class_weight.is_floating_point() else class_weight.float())
+        self.X, self.rows = X, rows_of_a_tile(X)
+        self.parameters = Parameters(*map(_dense, parameters))
+        self.aligned = X.data_ptr() % 16 == 0 and X.stride(0) % 16 == 0
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
         self.dX = X.new_empty(self.m, self.n_x) if input_gradient else None
-        self.unit: Tensor | None = None
-        if X.dtype == torch.float16:  # of narrow range: what errors are measured in is put aside
-            if task == PAIRING:
-                Y = self._in_units(Y)
-            if sample_weight is not None:
-                sample_weight = self._in_units(sample_weight)
-            if class_weight is not None:
-                class_weight = self._in_units(class_weight)
+        # In half precision, what comes from behind may be beyond the range.
+        targets = Y if objective.task == PAIRING and X.dtype == torch.float16 else None
         self.arguments: dict[str, Any] = {
             "X": X,
-            "Y": Y.view(torch.uint8) if Y.dtype == torch.bool else Y,
-            **{name: V.contiguous() for name, V in parameters._asdict().items()},
-            "sample_weight": None if sample_weight is None else sample_weight.contiguous(),
-            "class_weight": None if class_weight is None else class_weight.to(torch.float32).contiguous(),
+            "Y": Y,
+            "sample_weight": sample_weight,
             "m": self.m,
-            "n_x": self.n_x,
-            "n_h": self.n_h,
-            "n_y": self.n_y,
             "X_stride": X.stride(0),
             "Y_stride": Y.stride(0),
-            "smoothing": float(objective.label_smoothing),
-            "unit": self.unit,
-            "ACTIVATION": objective.activation,
-            "SLOPE": LEAKY_RELU_SLOPE,
-            "TASK": task,
-            "CLASS_INDICES": task == "multiclass" and not Y.is_floating_point(),
+            "network": Network(
+                *self.parameters,
+                self.n_x,
+                self.n_h,
+                self.n_y,
+                tl.constexpr(objective.activation),
+                tl.constexpr(precision(X)),
+            ),
+            "cost": Cost(
+                tl.constexpr(objective.task),
+                class_weight,
+                _scales(sample_weight, class_weight, targets),
+                float(objective.label_smoothing),
+            ),
             "MEAN": objective.reduction == "mean",
-            "PRECISION": precision(X),
         }
-
-    def _in_units(self, V: Tensor) -> Tensor:
-        """``V`` with a greatest magnitude of one, by which ``self.unit`` grows."""
-        if V.numel() == 0:
-            return V
-        unit = V.abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny)
-        self.unit = unit if self.unit is None else self.unit * unit
-        return V / unit
 
     def allocate(self, slots: int, cost_slots: int, errors: bool) -> None:
         """Buffers: so many partial sums, and ``dZ2`` where it is kept."""
@@ -121,45 +125,79 @@ class Pass:
         self.errors = self.X.new_empty(self.m, self.n_y) if errors else None
         self.sums = self.X.new_empty(slots, n, dtype=torch.float32)
         self.costs = self.X.new_empty(cost_slots, self.n_y + 2, dtype=torch.float32)
-        self.grads = self.X.new_empty(n + self.n_y, dtype=self.dtype)
-        self.J = self.X.new_empty(2, dtype=torch.float32)
+        # None is a view of another: an operator may not return such, and a caller may change one in place.
+        self.grads = Parameters(*(V.new_empty(V.shape) for V in self.parameters))
+        self.J, self.share = (self.X.new_empty((), dtype=torch.float32) for _ in range(2))
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], sizes: dict[str, Any], *, warps: int) -> Launch:
-        """Of a kernel, with what it takes of the arguments and the buffers."""
+    def launch(self, kernel: Any, grid: tuple[int, ...], *, warps: int, **given: Any) -> Launch:
+        """Of a kernel, with what it takes of the arguments and the buffers, and of what is given in their place."""
         buffers = {"errors": self.errors, "sums": self.sums, "costs": self.costs, "dX": self.dX}
-        results = {"grads": self.grads, "J": self.J, "slots": len(self.sums), "cost_slots": len(self.costs)}
-        arguments = {**self.arguments, **buffers, **results, **sizes}
+        results = {
+            "grads": self.grads,
+            "J": self.J,
+            "share": self.share,
+            "slots": len(self.sums),
+            "cost_slots": len(self.costs),
+        }
+        arguments = {**self.arguments, **buffers, **results, **given}
         return Launch(kernel, grid, {name: arguments[name] for name in kernel.arg_names}, warps)
 
     def reduced(self) -> Launch:
         """The launch that makes the result out of the sums."""
-        n, block = self.sums.shape[1], 64
-        return self.launch(reduce, (triton.cdiv(n + self.n_y + 1, block),), {"n": n, "BLOCK": block}, warps=4)
+        columns, block = self.sums.shape[1] + self.n_y + 1, 64
+        return self.launch(reduce, (triton.cdiv(columns, block),), warps=4, BLOCK=block)
 
     def result(self) -> tuple[Tensor, Tensor | None, Parameters]:
-        shapes = [(self.n_h, self.n_x), (self.n_h,), (self.n_y, self.n_h), (self.n_y,)]
-        parts = self.grads.split([torch.Size(shape).numel() for shape in shapes])
-        grads = Parameters(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
-        J, share = self.J
-        return J, None if self.dX is None else self.dX.mul_(share), grads
+        return self.J, self.dX, self.grads
+
+
+def _dense(V: Tensor) -> Tensor:
+    return V.resolve_neg().contiguous()
+
+
+def _scales(*tensors: Tensor | None) -> Tensor | None:
+    """What makes the greatest magnitude of each one: a number in float64, or None if there is nothing to scale."""
+    if all(V is None for V in tensors):
+        return None
+    given = [V for V in tensors if V is not None]
+    sizes = given[0].new_ones(len(tensors), dtype=torch.float64)
+    for size, V in zip(sizes, tensors, strict=True):
+        if V is not None and V.numel() > 0:
+            torch.linalg.vector_norm(V, torch.inf, dtype=torch.float64, out=size)
+    return sizes.clamp_min_(torch.finfo(torch.float64).tiny).reciprocal_()
+
+
+@triton.jit(**VARYING)
+def reduce(sums, slots, costs, cost_slots, network, cost, grads, J, share, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+    """``grads`` and ``J`` become the columns of ``sums`` and then ``costs``, added up, times ``share``.
+
+    That is 1 / Σ w or 1, without the scales; that of the weights cancels in the mean.
+    """
+    n_x, n_h, n_y = network.n_x, network.n_h, network.n_y
+    if MEAN:
+        scale = 1 / tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
+    else:
+        scale = 1.0
+        if cost.scales is not None:
+            scale = (1 / (tl.load(cost.scales) * tl.load(cost.scales + 1) * tl.load(cost.scales + 2))).to(tl.float32)
+    tl.store(share, scale, mask=tl.program_id(0) == 0)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = n_h * (n_x + 1 + n_y)
+    of_sums = add_slots(sums, i, slots, n, n, BLOCK)
+    of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)
+    total = tl.where(i < n, of_sums, of_costs) * scale
+    i = store_part(grads.W1, i, n_h * n_x, total)
+    i = store_part(grads.b1, i, n_h, total)
+    i = store_part(grads.W2, i, n_y * n_h, total)
+    i = store_part(grads.b2, i, n_y, total)
+    store_part(J, i, 1, total)
 
 
 @triton.jit
-def reduce(sums, slots, n, costs, cost_slots, n_y, unit, grads, J, MEAN: tl.constexpr, BLOCK: tl.constexpr):
-    """``grads`` and ``J[0]`` are the columns of ``sums`` and then ``costs``, added up, times ``J[1]``: 1 / Σ w or 1."""
-    if MEAN:  # the unit of the weights cancels
-        share = 1 / tl.sum(add_slots(costs, n_y + 1 + tl.arange(0, 1), cost_slots, n_y + 2, n_y + 2, 1))
-    else:
-        share = 1.0
-        if unit is not None:
-            share = tl.load(unit)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    of_sums = add_slots(sums, i, slots, n, n, BLOCK)
-    of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)
-    total = tl.where(i < n, of_sums, of_costs) * share
-    tl.store(grads + i, total.to(grads.dtype.element_ty), mask=i < n + n_y)
-    tl.store(J + i - n - n_y, total, mask=i == n + n_y)
-    tl.store(J + 1, share, mask=tl.program_id(0) == 0)
+def store_part(V, i, n, values):
+    """Stores those for which ``i`` is within ``[0, n)``, and counts on from there."""
+    tl.store(V + i, values.to(V.dtype.element_ty), mask=(i >= 0) & (i < n))
+    return i - n
 
 
 @triton.jit
@@ -190,5 +228,4 @@ def run(
         p = Pass(examples, parameters, objective, input_gradient)
         for launch in plan(p):
             launch()
-        p.reduced()()
         return p.result()

@@ -12,79 +12,53 @@ import triton.language as tl
 from torch import Tensor
 
 from twolayer.kernels.triton_equations import (
+    Tile,
     add_gradients,
     hidden,
     hidden_error,
-    load_block,
+    load_inputs,
     load_weights,
     output,
+    rows_of_tile,
     store_block,
     store_costs,
     store_gradients,
+    tiles_of,
 )
-from twolayer.kernels.triton_launch import Launch, Pass, padded, rows_of_a_tile, run
+from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, rows_of_a_tile, run
 from twolayer.kernels.triton_wide import input_gradient
 
 
-@triton.jit
-def narrow_pass(
-    X,
-    Y,
-    W1,
-    b1,
-    W2,
-    b2,
-    sample_weight,
-    class_weight,
-    errors,
-    sums,
-    costs,
-    m,
-    n_x,
-    n_h,
-    n_y,
-    X_stride,
-    Y_stride,
-    smoothing,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    TASK: tl.constexpr,
-    CLASS_INDICES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    N_X: tl.constexpr,
-    N_H: tl.constexpr,
-    N_Y: tl.constexpr,
-):
+@triton.jit(**VARYING)
+def narrow_pass(X, Y, sample_weight, m, X_stride, Y_stride, network, cost, errors, sums, costs, TILE: tl.constexpr):
+    """Each program writes the sums of its share of the rows, and if asked to, ``dZ2 (m, n_y)`` into ``errors``."""
     dtype: tl.constexpr = X.dtype.element_ty
-    i, k, h, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_H), tl.arange(0, N_Y)
-    w1, bias1, w2 = load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype)
-    bias2 = tl.load(b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
-    dW1 = tl.zeros((N_H, N_X), tl.float32)
-    db1 = tl.zeros((N_H,), tl.float32)
-    dW2 = tl.zeros((N_H, N_Y), tl.float32)
-    db2 = tl.zeros((ROWS, N_Y), tl.float32)
-    J = tl.zeros((ROWS,), tl.float32)
-    weight = tl.zeros((ROWS,), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(m, ROWS), tl.num_programs(0)):
-        first = tl.cast(tile, tl.int64) * ROWS
-        left = (m - first).to(tl.int32)
-        x = load_block(X + first * X_stride, i, k, X_stride, 1, left, n_x)
-        A1 = hidden(x, w1, bias1, h, n_h, ACTIVATION, SLOPE, PRECISION)
-        Z2 = tl.dot(tl.trans(A1.to(dtype)), w2, input_precision=PRECISION) + bias2[None, :]
-        L, w, dZ2 = output(
-            Z2, Y, sample_weight, class_weight, first, i, left, n_y, Y_stride, smoothing, TASK, CLASS_INDICES, N_Y
-        )
+    n_y = network.n_y
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
+    w1, bias1, w2 = load_weights(network, 0, dtype, TILE)
+    bias2 = tl.load(network.b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
+    dW1 = tl.full((TILE.UNITS, TILE.N_X), 0.0, tl.float32)
+    db1 = tl.full((TILE.UNITS,), 0.0, tl.float32)
+    dW2 = tl.full((TILE.UNITS, TILE.N_Y), 0.0, tl.float32)
+    db2 = tl.full((TILE.ROWS, TILE.N_Y), 0.0, tl.float32)
+    J = tl.full((TILE.ROWS,), 0.0, tl.float32)
+    weight = tl.full((TILE.ROWS,), 0.0, tl.float32)
+    for tile in range(tl.program_id(0), tiles_of(m, TILE.ROWS), tl.num_programs(0)):
+        first, rows = rows_of_tile(tile, m, TILE.ROWS)
+        x = load_inputs(X, X_stride, first, rows, network.n_x, TILE)
+        A1 = hidden(x, w1, bias1, network, 0)
+        Z2 = tl.dot(tl.trans(A1.to(dtype)), w2, input_precision=network.precision) + bias2[None, :]
+        L, w, dZ2 = output(Z2, Y, Y_stride, sample_weight, first, rows, network, cost, TILE)
         J += L
         weight += w
         db2 += dZ2
         dz2 = dZ2.to(dtype)
         if errors is not None:
-            store_block(errors + first * n_y, i, j, n_y, left, n_y, dz2)
-        dZ1 = hidden_error(A1, w2, dz2, ACTIVATION, SLOPE, PRECISION)
-        dW1, db1, dW2 = add_gradients(dW1, db1, dW2, x, A1, dZ1, dz2, PRECISION)
-    store_gradients(sums + tl.program_id(0) * n_h * (n_x + 1 + n_y), dW1, db1, dW2, h, k, j, n_x, n_h, n_y)
-    store_costs(costs + tl.program_id(0) * (n_y + 2), db2, J, weight, j, n_y)
+            store_block(errors + first * n_y, i, j, n_y, rows, n_y, dz2)
+        dZ1 = hidden_error(A1, w2, dz2, network)
+        dW1, db1, dW2 = add_gradients(dW1, db1, dW2, x, A1, dZ1, dz2, network)
+    store_gradients(sums, tl.program_id(0), dW1, db1, dW2, network, 0, TILE)
+    store_costs(costs, tl.program_id(0), db2, J, weight, n_y, TILE)
 
 
 def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
@@ -97,12 +71,11 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
 
 
 def plan(p: Pass) -> Sequence[Launch]:
-    """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
-    N_X, N_H, N_Y = padded(p.n_x), padded(p.n_h, 64), padded(p.n_y)
+    """What to launch."""
+    tile = Tile(p.rows, padded(p.n_x), padded(p.n_h, 64), padded(p.n_y), p.aligned)
     programs = max(1, min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows)))
     p.allocate(programs, programs, errors=p.dX is not None)
-    sizes = {"ROWS": p.rows, "N_X": N_X, "N_H": N_H, "N_Y": N_Y}
-    launches = [p.launch(narrow_pass, (programs,), sizes, warps=N_H // 16)]
+    launches = [p.launch(narrow_pass, (programs,), warps=tile.UNITS // 16, TILE=tile), p.reduced()]
     return launches if p.dX is None else [*launches, input_gradient(p)]
 
 

@@ -13,152 +13,87 @@ import triton.language as tl
 from torch import Tensor
 
 from twolayer.kernels.triton_equations import (
+    Tile,
     add_dot,
     add_gradients,
     hidden,
     hidden_error,
     load_block,
+    load_inputs,
     load_weights,
     output,
+    rows_of_tile,
     store_block,
     store_costs,
     store_gradients,
+    tiles_of,
 )
-from twolayer.kernels.triton_launch import Launch, Pass, padded, rows_of_a_tile, run
+from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, rows_of_a_tile, run
 
 
-@triton.jit
-def output_errors(
-    X,
-    Y,
-    W1,
-    b1,
-    W2,
-    b2,
-    sample_weight,
-    class_weight,
-    errors,
-    costs,
-    m,
-    n_x,
-    n_h,
-    n_y,
-    X_stride,
-    Y_stride,
-    smoothing,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    TASK: tl.constexpr,
-    CLASS_INDICES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    N_X: tl.constexpr,
-    SLAB: tl.constexpr,
-    N_Y: tl.constexpr,
-):
+@triton.jit(**VARYING)
+def output_errors(X, Y, sample_weight, m, X_stride, Y_stride, network, cost, errors, costs, TILE: tl.constexpr):
     """``errors`` become ``dZ2 (m, n_y)``; each program writes its ``db2, J, Σ w``."""
     dtype: tl.constexpr = X.dtype.element_ty
-    i, k, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_Y)
-    bias2 = tl.load(b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
-    db2 = tl.zeros((ROWS, N_Y), tl.float32)
-    J = tl.zeros((ROWS,), tl.float32)
-    weight = tl.zeros((ROWS,), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(m, ROWS), tl.num_programs(0)):
-        first = tl.cast(tile, tl.int64) * ROWS
-        left = (m - first).to(tl.int32)
-        x = load_block(X + first * X_stride, i, k, X_stride, 1, left, n_x)
-        Z2 = tl.zeros((ROWS, N_Y), tl.float32) + bias2[None, :]
-        for slab in range(0, n_h, SLAB):
-            h = slab + tl.arange(0, SLAB)
-            w1, bias1, w2 = load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype)
-            A1 = hidden(x, w1, bias1, h, n_h, ACTIVATION, SLOPE, PRECISION)
-            Z2 = add_dot(Z2, tl.trans(A1.to(dtype)), w2, PRECISION)
-        L, w, dZ2 = output(
-            Z2, Y, sample_weight, class_weight, first, i, left, n_y, Y_stride, smoothing, TASK, CLASS_INDICES, N_Y
-        )
+    n_y = network.n_y
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
+    bias2 = tl.load(network.b2 + j, mask=j < n_y, other=0.0).to(tl.float32)
+    db2 = tl.full((TILE.ROWS, TILE.N_Y), 0.0, tl.float32)
+    J = tl.full((TILE.ROWS,), 0.0, tl.float32)
+    weight = tl.full((TILE.ROWS,), 0.0, tl.float32)
+    for tile in range(tl.program_id(0), tiles_of(m, TILE.ROWS), tl.num_programs(0)):
+        first, rows = rows_of_tile(tile, m, TILE.ROWS)
+        x = load_inputs(X, X_stride, first, rows, network.n_x, TILE)
+        Z2 = tl.full((TILE.ROWS, TILE.N_Y), 0.0, tl.float32) + bias2[None, :]
+        for slab in range(0, network.n_h, TILE.UNITS):
+            w1, bias1, w2 = load_weights(network, slab, dtype, TILE)
+            A1 = hidden(x, w1, bias1, network, slab)
+            Z2 = add_dot(Z2, tl.trans(A1.to(dtype)), w2, network.precision)
+        L, w, dZ2 = output(Z2, Y, Y_stride, sample_weight, first, rows, network, cost, TILE)
         J += L
         weight += w
         db2 += dZ2
-        store_block(errors + first * n_y, i, j, n_y, left, n_y, dZ2.to(dtype))
-    store_costs(costs + tl.program_id(0) * (n_y + 2), db2, J, weight, j, n_y)
+        store_block(errors + first * n_y, i, j, n_y, rows, n_y, dZ2.to(dtype))
+    store_costs(costs, tl.program_id(0), db2, J, weight, n_y, TILE)
 
 
-@triton.jit
-def slab_gradients(
-    X,
-    W1,
-    b1,
-    W2,
-    errors,
-    sums,
-    m,
-    n_x,
-    n_h,
-    n_y,
-    X_stride,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    N_X: tl.constexpr,
-    SLAB: tl.constexpr,
-    N_Y: tl.constexpr,
-):
+@triton.jit(**VARYING)
+def slab_gradients(X, m, X_stride, network, errors, sums, TILE: tl.constexpr):
     """Each program sums the gradients of one slab over its share of the rows."""
     dtype: tl.constexpr = X.dtype.element_ty
-    i, k, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_Y)
-    h = tl.program_id(0) * SLAB + tl.arange(0, SLAB)
-    w1, bias1, w2 = load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype)
-    dW1 = tl.zeros((SLAB, N_X), tl.float32)
-    db1 = tl.zeros((SLAB,), tl.float32)
-    dW2 = tl.zeros((SLAB, N_Y), tl.float32)
-    for tile in range(tl.program_id(1), tl.cdiv(m, ROWS), tl.num_programs(1)):
-        first = tl.cast(tile, tl.int64) * ROWS
-        left = (m - first).to(tl.int32)
-        x = load_block(X + first * X_stride, i, k, X_stride, 1, left, n_x)
-        dz2 = load_block(errors + first * n_y, i, j, n_y, 1, left, n_y)
-        A1 = hidden(x, w1, bias1, h, n_h, ACTIVATION, SLOPE, PRECISION)
-        dZ1 = hidden_error(A1, w2, dz2, ACTIVATION, SLOPE, PRECISION)
-        dW1, db1, dW2 = add_gradients(dW1, db1, dW2, x, A1, dZ1, dz2, PRECISION)
-    store_gradients(sums + tl.program_id(1) * n_h * (n_x + 1 + n_y), dW1, db1, dW2, h, k, j, n_x, n_h, n_y)
+    n_y = network.n_y
+    i, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_Y)
+    slab = tl.program_id(0) * TILE.UNITS
+    w1, bias1, w2 = load_weights(network, slab, dtype, TILE)
+    dW1 = tl.full((TILE.UNITS, TILE.N_X), 0.0, tl.float32)
+    db1 = tl.full((TILE.UNITS,), 0.0, tl.float32)
+    dW2 = tl.full((TILE.UNITS, TILE.N_Y), 0.0, tl.float32)
+    for tile in range(tl.program_id(1), tiles_of(m, TILE.ROWS), tl.num_programs(1)):
+        first, rows = rows_of_tile(tile, m, TILE.ROWS)
+        x = load_inputs(X, X_stride, first, rows, network.n_x, TILE)
+        dz2 = load_block(errors + first * n_y, i, j, n_y, 1, rows, n_y)
+        A1 = hidden(x, w1, bias1, network, slab)
+        dZ1 = hidden_error(A1, w2, dz2, network)
+        dW1, db1, dW2 = add_gradients(dW1, db1, dW2, x, A1, dZ1, dz2, network)
+    store_gradients(sums, tl.program_id(1), dW1, db1, dW2, network, slab, TILE)
 
 
-@triton.jit
-def input_gradients(
-    X,
-    W1,
-    b1,
-    W2,
-    errors,
-    dX,
-    m,
-    n_x,
-    n_h,
-    n_y,
-    X_stride,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    N_X: tl.constexpr,
-    SLAB: tl.constexpr,
-    N_Y: tl.constexpr,
-):
-    """``dX = dZ1 W1`` of one tile of rows."""
+@triton.jit(**VARYING)
+def input_gradients(X, m, X_stride, network, errors, share, dX, TILE: tl.constexpr):
+    """``dX = dZ1 W1`` of one tile of rows, times ``share``."""
     dtype: tl.constexpr = X.dtype.element_ty
-    i, k, j = tl.arange(0, ROWS), tl.arange(0, N_X), tl.arange(0, N_Y)
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    left = (m - first).to(tl.int32)
-    x = load_block(X + first * X_stride, i, k, X_stride, 1, left, n_x)
-    dz2 = load_block(errors + first * n_y, i, j, n_y, 1, left, n_y)
-    dx = tl.zeros((ROWS, N_X), tl.float32)
-    for slab in range(0, n_h, SLAB):
-        h = slab + tl.arange(0, SLAB)
-        w1, bias1, w2 = load_weights(W1, b1, W2, h, k, j, n_x, n_h, n_y, dtype)
-        A1 = hidden(x, w1, bias1, h, n_h, ACTIVATION, SLOPE, PRECISION)
-        dZ1 = hidden_error(A1, w2, dz2, ACTIVATION, SLOPE, PRECISION)
-        dx = add_dot(dx, tl.trans(dZ1.to(dtype)), w1, PRECISION)
-    store_block(dX + first * n_x, i, k, n_x, left, n_x, dx.to(dtype))
+    n_x, n_y = network.n_x, network.n_y
+    i, k, j = tl.arange(0, TILE.ROWS), tl.arange(0, TILE.N_X), tl.arange(0, TILE.N_Y)
+    first, rows = rows_of_tile(tl.program_id(0), m, TILE.ROWS)
+    x = load_inputs(X, X_stride, first, rows, n_x, TILE)
+    dz2 = load_block(errors + first * n_y, i, j, n_y, 1, rows, n_y)
+    dx = tl.full((TILE.ROWS, TILE.N_X), 0.0, tl.float32)
+    for slab in range(0, network.n_h, TILE.UNITS):
+        w1, bias1, w2 = load_weights(network, slab, dtype, TILE)
+        A1 = hidden(x, w1, bias1, network, slab)
+        dZ1 = hidden_error(A1, w2, dz2, network)
+        dx = add_dot(dx, tl.trans(dZ1.to(dtype)), w1, network.precision)
+    store_block(dX + first * n_x, i, k, n_x, rows, n_x, (dx * tl.load(share)).to(dtype))
 
 
 SLAB = 64
@@ -173,31 +108,31 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
 
 
 def plan(p: Pass) -> Sequence[Launch]:
-    """What to launch; it fills ``p.sums`` and ``p.costs``, and ``p.dX`` where there is one."""
-    rows, warps, sizes = _tiles(p)
-    tiles, slabs = max(1, triton.cdiv(p.m, rows)), triton.cdiv(p.n_h, SLAB)
+    """What to launch."""
+    tile, warps = _tile(p)
+    tiles, slabs = max(1, triton.cdiv(p.m, tile.ROWS)), triton.cdiv(p.n_h, tile.UNITS)
     programs = min(2 * p.multiprocessors, tiles)
     splits = min(triton.cdiv(2 * p.multiprocessors, slabs), tiles)
     p.allocate(splits, programs, errors=True)
     return [
-        p.launch(output_errors, (programs,), sizes, warps=warps),
-        p.launch(slab_gradients, (slabs, splits), sizes, warps=warps),
+        p.launch(output_errors, (programs,), warps=warps, TILE=tile),
+        p.launch(slab_gradients, (slabs, splits), warps=warps, TILE=tile),
+        p.reduced(),
         *([] if p.dX is None else [input_gradient(p)]),
     ]
 
 
 def input_gradient(p: Pass) -> Launch:
-    """The launch that fills ``p.dX`` from ``p.errors``."""
-    rows, warps, sizes = _tiles(p)
-    return p.launch(input_gradients, (max(1, triton.cdiv(p.m, rows)),), sizes, warps=warps)
+    """The launch that fills ``p.dX`` from ``p.errors``, once the sums are reduced."""
+    tile, warps = _tile(p)
+    return p.launch(input_gradients, (max(1, triton.cdiv(p.m, tile.ROWS)),), warps=warps, TILE=tile)
 
 
-def _tiles(p: Pass) -> tuple[int, int, dict[str, int]]:
-    """Rows and warps that leave nothing in memory that belongs in registers, and the sizes for the kernels."""
+def _tile(p: Pass) -> tuple[Tile, int]:
+    """A tile, and warps, that leave nothing in memory that belongs in registers."""
     N_X = padded(p.n_x)
     long = N_X * p.X.element_size() >= 512
-    rows = min(p.rows, 32) if long else p.rows
-    return rows, 8 if long else 4, {"ROWS": rows, "N_X": N_X, "SLAB": SLAB, "N_Y": padded(p.n_y)}
+    return Tile(min(p.rows, 32) if long else p.rows, N_X, SLAB, padded(p.n_y), p.aligned), 8 if long else 4
 
 
 loss_and_grads = partial(run, plan)

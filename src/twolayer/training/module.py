@@ -1,19 +1,23 @@
 """Training with Lightning: ``LitTwoLayer``."""
 
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MetricCollection
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from twolayer.arguments import one_of, positive_int
 from twolayer.network import TwoLayerNet, gradients_by_autograd
-from twolayer.training.metrics import as_metrics_take_them, metrics_for
+from twolayer.training.finite import of_a_batch
+from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
-from twolayer.training.steps import StepsInBlocks
+from twolayer.training.steps import StepsInBlocks, total_steps
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,11 +36,15 @@ class LitTwoLayer(StepsInBlocks):
         standardize: whether to.
         optimizer: called with the parameters: a class of :mod:`torch.optim`, a ``functools.partial`` of one, or, in a
             YAML file, its ``class_path`` and ``init_args``. The fused form, where there is one, unless it is told how.
-        lr_scheduler: called with the optimizer, likewise; stepped after every epoch. ``ReduceLROnPlateau`` watches
-            ``val_loss``.
+            Where ``LearningRateFinder`` has set the attribute ``lr``, with that learning rate.
+        lr_scheduler: called with the optimizer, likewise.
         steps_per_call: optimiser steps in one call of ``training_step``, for which the loader of a
             :class:`~twolayer.data.TabularDataModule` then brings a :class:`~twolayer.loading.Block` of batches, see
             :class:`~twolayer.training.StepsInBlocks`. None for Lightning's own step, a batch at a time.
+        scheduler_monitor, scheduler_interval, scheduler_frequency: which metric ``ReduceLROnPlateau`` watches, whether
+            a scheduler is stepped after every ``"epoch"`` or every ``"step"``, and after how many of them. None for
+            ``"step"`` with the schedulers that are made for it, ``OneCycleLR`` (whose ``total_steps`` are filled in)
+            and ``CyclicLR``, and ``"epoch"`` with all others.
         train_metrics: whether to compute the metrics of the task on the training batches as well, each before its step,
             which costs about as much as the step itself.
 
@@ -64,12 +72,22 @@ class LitTwoLayer(StepsInBlocks):
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
         steps_per_call: int | None = 32,
         train_metrics: bool = False,
+        scheduler_monitor: str = "val_loss",
+        scheduler_interval: str | None = None,
+        scheduler_frequency: int = 1,
     ) -> None:
         super().__init__(steps_per_call)
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "steps_per_call", "train_metrics"])
+        others = ("scheduler_monitor", "scheduler_interval", "scheduler_frequency")
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "steps_per_call", "train_metrics", *others])
+        if scheduler_interval is not None:
+            one_of("scheduler_interval", scheduler_interval, ("epoch", "step"))
+        self.scheduler_monitor = scheduler_monitor
+        self.scheduler_interval = scheduler_interval
+        self.scheduler_frequency = positive_int("scheduler_frequency", scheduler_frequency)
         self.standardize = standardize
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr: float | None = None
         self._optimizer_names: list[str] | None = None
         self._resumed_names: list[str] | None = None
         self.net = TwoLayerNet(
@@ -85,19 +103,22 @@ class LitTwoLayer(StepsInBlocks):
         )
         self.standardize_inputs = Standardize(in_features)
         self.standardize_targets = Standardize(out_features) if task == "regression" else None
-        metrics = metrics_for(task, out_features)
-        self.train_metrics = metrics.clone(prefix="train_") if train_metrics else None
+        self.example_input_array = torch.zeros(1, in_features)  # for the summary: sizes and FLOPs
+        stages = ["train", "val", "test"] if train_metrics else ["val", "test"]
+        self._evaluations = {stage: Evaluation(f"{stage}_", task, out_features) for stage in stages}
         self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
         self._examples = 0
-        self.val_metrics = metrics.clone(prefix="val_")
-        self.test_metrics = metrics.clone(prefix="test_")
+        self._logged = False
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.standardize and data is not None and hasattr(data, "train_inputs"):
-            self.standardize_inputs.fit(data.train_inputs)
+        if stage != "fit":
+            return
+        self.first_cost = None
+        if self.standardize and data is not None and hasattr(data, "train_inputs"):
+            self.standardize_inputs.fit(data.train_inputs, "train_inputs")
             if self.standardize_targets is not None:
-                self.standardize_targets.fit(data.train_targets)
+                self.standardize_targets.fit(data.train_targets, "train_targets")
 
     def forward(self, X: Tensor) -> Tensor:
         """Predictions for raw rows, ``(..., out_features)``: probabilities, or values in raw units."""
@@ -107,7 +128,50 @@ class LitTwoLayer(StepsInBlocks):
         """A fresh optimizer and its scheduler, if there is one, as configured."""
         optimizer = self.optimizer(self.net.parameters())
         _fuse(optimizer)
-        return optimizer, None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        if self.lr is not None:
+            for options in (optimizer.defaults, *optimizer.param_groups):
+                options["lr"] = self.lr
+        if self.lr_scheduler is None:
+            return optimizer, None
+        try:
+            return optimizer, self.lr_scheduler(optimizer)
+        except ValueError:
+            if _class_of(self.lr_scheduler) is not OneCycleLR:
+                raise
+        steps: Any = total_steps(self.trainer)
+        if steps == math.inf:
+            raise ValueError("OneCycleLR must have total_steps where neither max_epochs nor max_steps ends the fit")
+        return optimizer, self.lr_scheduler(optimizer, total_steps=steps)  # type: ignore[call-arg]
+
+    def _interval(self) -> str:
+        """After what the scheduler is stepped."""
+        by_step = _class_of(self.lr_scheduler) in (OneCycleLR, CyclicLR)
+        return self.scheduler_interval or ("step" if by_step else "epoch")
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run is compared by, beside the hyperparameters of the network: optimizer, learning rate, data."""
+        optimizer, data = self.trainer.optimizers[0], getattr(self.trainer, "datamodule", None)
+        schedulers = [type(config.scheduler).__name__ for config in self.trainer.lr_scheduler_configs]
+        options = {f"optimizer.{name}": value for name, value in optimizer.param_groups[0].items() if name != "params"}
+        options |= {f"data.{name}": value for name, value in vars(data or object).items() if not name.startswith("_")}
+        return {
+            "optimizer": type(optimizer).__name__,
+            "learning_rate": options.pop("optimizer.lr"),
+            "lr_scheduler": ", ".join(schedulers) or None,
+            "batch_size": getattr(self.trainer.train_dataloader, "batch_size", None),
+            "data": type(data or self.trainer.train_dataloader).__name__,
+            **{name: value for name, value in options.items() if isinstance(value, bool | int | float | str)},
+        }
+
+    def why_no_blocks(self) -> str | None:
+        if self.lr_scheduler is not None and self._interval() == "step":
+            return "the scheduler is stepped after every step"
+        return None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, scheduler = self.build_optimizer()
@@ -119,18 +183,27 @@ class LitTwoLayer(StepsInBlocks):
             )
         if scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "monitor": getattr(scheduler, "monitor", self.scheduler_monitor),
+                "interval": self._interval(),
+                "frequency": self.scheduler_frequency,
+            },
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["optimizer_names"] = self._optimizer_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._resumed_names = checkpoint.get("optimizer_names")
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        X, T, Y = self.prepared(*batch)
-        if self.train_metrics is not None:
-            self._evaluate(self.train_metrics, X, T, Y)
+        X, T, Y = self.prepared(*as_pair(batch))
+        self._evaluate_training(X, Y)
         return self.net.loss(X, T)
 
     def batch_gradients(self) -> Callable[[Batch], Tensor]:
@@ -138,14 +211,14 @@ class LitTwoLayer(StepsInBlocks):
         parameters = {name: V for name, V in net.named_parameters() if V.requires_grad}
         by_equations = (
             net.backward != "autograd"
+            and net.called_otherwise() is None
             and {name for name, _ in net.named_parameters()} == {"W1", "b1", "W2", "b2"}
             and not torch.is_autocast_enabled(self.device.type)  # it has no say in what builds no graph
         )
 
         def gradients(batch: Batch) -> Tensor:
-            X, T, Y = self.prepared(*batch)
-            if self.train_metrics is not None:
-                self._evaluate(self.train_metrics, X, T, Y)
+            X, T, Y = self.prepared(*as_pair(batch))
+            self._evaluate_training(X, Y)
             J, grads = net.loss_and_grads(X, T) if by_equations else gradients_by_autograd(net, X, T)
             for name, V in parameters.items():
                 V.grad = grads[name]
@@ -156,58 +229,128 @@ class LitTwoLayer(StepsInBlocks):
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples
         self._examples += examples
+        # With the last steps of an epoch, so that callbacks find it at the epoch's end. Where something else ends the
+        # epoch, only that end knows.
+        trainer = self.trainer
+        if trainer.is_last_batch or (
+            trainer.accumulate_grad_batches == 1 and trainer.global_step + 1 == trainer.max_steps
+        ):
+            self._log_training()
+
+    # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
+
+    def _log_training(self) -> None:
+        J = torch.as_tensor(self._costs) / self._examples
+        self.log(
+            "train_loss", J, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=self._examples
+        )
+        if "train" in self._evaluations:
+            values = self._evaluations["train"].compute()
+            self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=self._examples)
+        self._logged = True
+
+    def on_train_epoch_end(self) -> None:
+        if self._examples:
+            if not self._logged:
+                self._log_training()
+            self._check_training((torch.as_tensor(self._costs) / self._examples).item())
+        self._costs, self._examples, self._logged = 0.0, 0, False
+        super().on_train_epoch_end()
+
+    def _check_training(self, J: float) -> None:
+        if not math.isfinite(J):  # on a GPU; elsewhere each step is looked at
+            raise FloatingPointError(f"train_loss is {J} after epoch {self.trainer.current_epoch}")
+        if self.first_cost is not None and J > 1e10 * self.first_cost.item() > 0:
+            rank_zero_info(
+                f"train_loss is {J:.3g} after epoch {self.trainer.current_epoch}, more than ten orders above the cost "
+                f"at the start, {self.first_cost.item():.3g}: the learning rate may be too large"
+            )
+            self.first_cost = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, self.val_metrics, "val")
+        self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, self.test_metrics, "test")
+        self._step(batch, "test")
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
-    def _step(self, batch: Batch, metrics: MetricCollection, stage: str) -> None:
-        X, T, Y = self.prepared(*batch)
-        J = self._evaluate(metrics, X, T, Y)
-        self.log(f"{stage}_loss", J, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(X))
-
-    # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
-
-    def on_train_epoch_end(self) -> None:
-        if self._examples:
-            J = self._costs / self._examples
-            self.log("train_loss", J, prog_bar=True, sync_dist=True, batch_size=self._examples)
-        self._costs, self._examples = 0.0, 0
-        if self.train_metrics is not None:
-            self._log_metrics(self.train_metrics)
-
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics(self.val_metrics)
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics(self.test_metrics)
-
-    def _log_metrics(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute(), sync_dist=True)
-        metrics.reset()
+        self._log_metrics("test")
 
     @torch.no_grad()
-    def _evaluate(self, metrics: MetricCollection, X: Tensor, T: Tensor, Y: Tensor) -> Tensor:
-        """Adds a prepared batch to the metrics, and returns its cost."""
+    def _evaluate_training(self, X: Tensor, Y: Tensor) -> None:
+        if "train" in self._evaluations:
+            self._evaluations["train"].update(self._predictions(self.net(X)), Y)
+
+    def _step(self, batch: Batch, stage: str) -> None:
+        batch = as_pair(batch)
+        X, T, Y = self.prepared(*batch)
         logits = self.net(X)
-        metrics.update(*as_metrics_take_them(self.net.task, self._predictions(logits), Y))
-        return self.net.cost(logits, T)
+        J = self.net.cost(logits, T)
+        if J.device.type == "cpu" and not J.isfinite() and (found := of_a_batch(batch)):
+            raise ValueError(f"rows of {stage} must be finite, but {found} of a batch")
+        weight: Tensor | float = len(X)
+        if self.net.class_weight is not None:  # all logits alike, every example costs the same, times its weight
+            even = torch.zeros_like(logits)
+            weight = self.net.cost(even, T, reduction="sum") / math.log(max(2, self.net.out_features))
+        self._evaluations[stage].update(self._predictions(logits), Y, J, weight)
+
+    def _log_metrics(self, stage: str) -> None:
+        values = self._evaluations[stage].compute()
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name.endswith("_loss"), sync_dist=True)
+        J = values.get("val_loss")
+        if J is not None and not J.isfinite() and self.trainer.state.fn == "fit":
+            raise FloatingPointError(f"val_loss is {J.item()} after step {self.trainer.global_step}")
 
     def prepared(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network takes and what its cost compares with, standardised, and the targets in raw units."""
+        """What the network takes and what its cost compares with, standardised, and the targets in raw units.
+
+        Raises:
+            ValueError: the rows have another width than the network.
+        """
         if self.standardize_targets is None:
             return self.standardize_inputs(X), Y, Y
-        Y = Y.reshape(len(X), -1)
+        n_y = self.net.out_features
+        if Y.shape != (len(X), n_y) and not (n_y == 1 and Y.shape == (len(X),)):
+            raise ValueError(f"Y must have shape ({len(X)}, {n_y}) for X of {len(X)} rows, got {tuple(Y.shape)}")
+        Y = Y.reshape(len(X), n_y)
         return self.standardize_inputs(X), self.standardize_targets(Y), Y
 
     def _predictions(self, logits: Tensor) -> Tensor:
         A2 = self.net.output(logits)
         return A2 if self.standardize_targets is None else self.standardize_targets.inverse(A2)
+
+
+def as_pair(batch: Any) -> Batch:
+    """The batch, if it is one.
+
+    Raises:
+        TypeError: it is no ``(X, Y)``.
+
+    >>> as_pair({"x": torch.zeros(2, 3)})
+    Traceback (most recent call last):
+    ...
+    TypeError: a batch must be (X, Y), two tensors, got dict
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        X, Y = batch
+        return X, Y
+    kinds = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, tuple | list) else ""
+    raise TypeError(f"a batch must be (X, Y), two tensors, got {type(batch).__name__}{kinds}")
+
+
+def _class_of(factory: Any) -> type | None:
+    """The class that a factory makes instances of, if it is one or a ``functools.partial`` of one."""
+    if isinstance(factory, type):
+        return factory
+    parts = (factory.func, *factory.args) if isinstance(factory, partial) else ()
+    return next((found for part in parts if (found := _class_of(part)) is not None), None)
 
 
 def _fuse(optimizer: Optimizer) -> None:

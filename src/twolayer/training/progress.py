@@ -33,6 +33,8 @@ class RunProgressBar(RichProgressBar):
             batches = loader.steps
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
         steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        if batches == math.inf:  # of a stream, whose end nobody knows
+            return steps
         return min(steps, math.ceil(batches / trainer.accumulate_grad_batches) * epochs)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from twolayer.training.finite import where_not_finite
+
 
 class Standardize(nn.Module):
     """``(x − mean) / std``, feature by feature, with statistics that travel in the ``state_dict``.
@@ -25,23 +27,34 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 
-    def fit(self, X: Tensor) -> "Standardize":
+    def fit(self, X: Tensor, argument: str = "X") -> "Standardize":
         """Takes the statistics of ``X``, ``(m, features)``, computed in float64.
+
+        Args:
+            X: the rows.
+            argument: what errors call them.
 
         Raises:
             ValueError: the shape is another, ``X`` is empty, or not all of it is finite.
         """
         if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] != len(self.mean):
-            raise ValueError(f"X must have shape (m, {len(self.mean)}) with m ≥ 1, got {tuple(X.shape)}")
+            raise ValueError(f"{argument} must have shape (m, {len(self.mean)}) with m ≥ 1, got {tuple(X.shape)}")
         X = X.double()
-        if not X.isfinite().all():
-            raise ValueError("X must be finite, got NaN or infinity")
+        if found := where_not_finite(**{argument: X}):
+            raise ValueError(f"{argument} must be finite, but {found}")
         std = X.std(0, correction=0)
         self.mean.copy_(X.mean(0))
         self.std.copy_(torch.where(std > 0, std, 1.0))
         return self
 
     def forward(self, X: Tensor) -> Tensor:
+        """``X``, ``(..., features)``, in units of the statistics.
+
+        Raises:
+            ValueError: it has another number of features, of which a single one would be taken for all.
+        """
+        if X.ndim == 0 or X.shape[-1] != len(self.mean):
+            raise ValueError(f"X must have shape (..., {len(self.mean)}), got {tuple(X.shape)}")
         return (X - self.mean) / self.std
 
     def inverse(self, X: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from twolayer.arguments import positive_int
 from twolayer.loading import Block, TensorLoader
 from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, why_not_in_blocks
+from twolayer.training.finite import check_step, check_weights
 
 Batch = tuple[Tensor, ...]
 
@@ -39,9 +40,13 @@ class StepsInBlocks(L.LightningModule):
     Args:
         steps_per_call: the most optimiser steps in a block; None for Lightning's own step, a batch at a time.
 
+    Attributes:
+        first_cost: of the fit; to be set to None before another one.
+
     Raises:
         ValueError, TypeError: ``steps_per_call`` is no integer of at least one. Later, in a fit: a loader brings blocks
             where something asks for every single batch.
+        FloatingPointError: in a fit, a cost or a weight is not finite; the message says at which step.
 
     >>> from twolayer import TwoLayerNet
     >>> class InBlocks(StepsInBlocks):
@@ -64,6 +69,8 @@ class StepsInBlocks(L.LightningModule):
     def __init__(self, steps_per_call: int | None = 32) -> None:
         super().__init__()
         self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
+        self.first_cost: Tensor | None = None
+        self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
 
     def batch_loss(self, batch: Any) -> Tensor:
         """The cost of a batch, which Lightning differentiates."""
@@ -88,29 +95,56 @@ class StepsInBlocks(L.LightningModule):
         """
         if self.steps_per_call is None:
             return None
-        if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
+        if reason := self._why_not():
             rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
             return None
-        size = aligned_steps(self.trainer, self.steps_per_call, steps)
+        unfinished = batches_of_an_unfinished_epoch(self.trainer.fit_loop)
+        size = aligned_steps(self.trainer, self.steps_per_call, steps, self.trainer.global_step - unfinished)
         if size < self.steps_per_call:
             rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
         return size
 
     def on_train_start(self) -> None:
-        loader = self._loader_of_blocks()
+        loader = self._loader()
         if loader is None:
             return
-        if reason := why_not_in_blocks(self.trainer, self, self._who_knows_blocks()):
-            raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
-        assert loader.steps_per_call is not None
-        size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps)
-        if size < loader.steps_per_call:
-            raise ValueError(f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}")
+        resumed_at = loader.resumed_at
+        if loader.steps_per_call is not None:
+            if reason := self._why_not():
+                raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
+            before = self.trainer.global_step - (resumed_at or 0)
+            size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps, before)
+            if size < loader.steps_per_call:
+                raise ValueError(
+                    f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}"
+                )
+        if resumed_at is not None:
+            counts_as_of(self.trainer.fit_loop.epoch_loop, loader.calls_before(resumed_at))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint counts batches, so that a run can be resumed with other blocks, or with none.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        check_weights(self.named_parameters(), self.trainer.global_step)
+        loader = self._loader()
+        if loader is not None:
+            in_blocks = loader.steps_per_call is not None
+            state = checkpoint["loops"]["fit_loop"]
+            say_where_it_is(state, self.trainer, loader.served if in_blocks else None, self._uncounted)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._uncounted = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if isinstance(batch, Block):
             return self._take_steps(batch)
         J = self.batch_loss(batch)
+        if J.device.type == "cpu":  # looking would make a GPU wait; there, on_train_epoch_end looks
+            check_step(J.detach(), self.trainer.global_step + 1, batch)
+        if self.first_cost is None:
+            self.first_cost = J.detach()
         self.after_steps(J.detach(), len(batch[0]))
         return J
 
@@ -121,7 +155,7 @@ class StepsInBlocks(L.LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        if self._loader_of_blocks() is None:
+        if not self._in_blocks():
             return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert optimizer_closure is not None
         model = self.trainer.model  # DDP's own averaging waits for a graph, and there is none
@@ -129,7 +163,7 @@ class StepsInBlocks(L.LightningModule):
             optimizer_closure()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if self._loader_of_blocks() is None:
+        if not self._in_blocks():
             super().backward(loss, *args, **kwargs)
 
     def _take_steps(self, block: Block) -> Tensor:
@@ -137,7 +171,7 @@ class StepsInBlocks(L.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         step: Callable[..., Any] = optimizer.step
-        if only_the_optimizer_s(self.trainer, self):
+        if only_the_optimizer_s(self.trainer):
             step = optimizer.optimizer.step
         gradients = self.batch_gradients()
         if self.trainer.world_size > 1:
@@ -151,26 +185,44 @@ class StepsInBlocks(L.LightningModule):
                 self._count_the_step_before()
             costs.append(step(partial(gradients, batch)))
             sizes.append(len(batch[0]))
+        if self.first_cost is None:
+            self.first_cost = costs[0]
         if len(set(sizes)) == 1:
             mean = torch.stack(costs).mean()
         else:
             mean = torch.stack([J * size for J, size in zip(costs, sizes, strict=True)]).sum() / sum(sizes)
+        if mean.device.type == "cpu" and not mean.isfinite():
+            first = self.trainer.global_step + 2 - len(costs)
+            for i, (J, batch) in enumerate(zip(costs, block, strict=True)):
+                check_step(J, first + i, batch)
         self.after_steps(mean, sum(sizes))
         return mean
+
+    def on_train_epoch_end(self) -> None:
+        check_weights(self.named_parameters(), self.trainer.global_step)
 
     def _count_the_step_before(self) -> None:
         """For ``global_step``, and the step that loggers write down. Lightning itself counts the last of a block."""
         loop = self.trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
         loop._batches_that_stepped += 1
+        self._uncounted += 1
 
-    def _loader_of_blocks(self) -> TensorLoader | None:
+    def _loader(self) -> TensorLoader | None:
         loader = self.trainer.train_dataloader
-        return loader if isinstance(loader, TensorLoader) and loader.steps_per_call is not None else None
+        return loader if isinstance(loader, TensorLoader) else None
 
-    def _who_knows_blocks(self) -> type[L.LightningModule]:
-        """The class that says what a batch of a block costs. What a subclass of it overrides may not know blocks."""
-        return next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
+    def _in_blocks(self) -> bool:
+        loader = self._loader()
+        return loader is not None and loader.steps_per_call is not None
+
+    def why_no_blocks(self) -> str | None:
+        """A reason of the module's own to take one batch at a time, in words."""
+        return None
+
+    def _why_not(self) -> str | None:
+        knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
+        return self.why_no_blocks() or why_not_in_blocks(self.trainer, self, knows)
 
 
 def _averaged_over_processes(
@@ -185,3 +237,48 @@ def _averaged_over_processes(
     for dV, mean in zip(grads, flat.split([dV.numel() for dV in grads]), strict=True):
         dV.copy_(mean.view_as(dV))
     return J
+
+
+# Lightning's loops have no public names for where they are.
+
+
+def batches_of_an_unfinished_epoch(fit_loop: Any) -> int:
+    """How many batches of the epoch in which a run is resumed lie before that; 0 at the start of one."""
+    epochs = fit_loop.epoch_progress.current
+    return fit_loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.started else 0
+
+
+def counts_as_of(loop: Any, calls: int) -> None:
+    """Tells the loop of an epoch, which goes on where a checkpoint was, how many calls of the loader lie before."""
+    current = loop.batch_progress.current
+    current.ready = current.started = current.processed = calls
+    current.completed = calls - loop.restarted_on_train_batch_end  # then it adds that itself
+
+
+def say_where_it_is(state: dict[str, Any], trainer: L.Trainer, served: int | None, uncounted: int) -> None:
+    """Corrects what Lightning's loop is about to save of itself.
+
+    Args:
+        state: of the fit loop, as in the checkpoint; changed in place.
+        trainer: whose state it is.
+        served: batches of this epoch, where Lightning counted blocks.
+        uncounted: how many more batches than blocks there were, in all epochs.
+    """
+    batches, epochs = state["epoch_loop.batch_progress"], state["epoch_progress"]
+    current = batches["current"]
+    if current["ready"] < trainer.num_training_batches and not batches["is_last_batch"]:
+        for count in epochs.values():  # where something stops within an epoch, Lightning counts it as a whole one
+            if current["ready"] and count["processed"] == count["started"]:
+                count["processed"] -= 1
+                count["completed"] = count["processed"]
+    if served is not None:
+        for count, more in ((current, served - current["ready"]), (batches["total"], uncounted)):
+            for name in count:
+                count[name] += more
+
+
+def total_steps(trainer: L.Trainer) -> int | float:
+    """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
+    steps = trainer.estimated_stepping_batches
+    trainer.fit_loop._combined_loader = None  # made for that; the one to come takes its place from the checkpoint
+    return steps
