@@ -23,23 +23,27 @@ class Near:
     error: Tensor
     eps: float
     tiny: float
+    peak: float = 0.0
+    """The greatest magnitude on the way here. Beyond what the dtype holds, the order of operations decides."""
 
     def __matmul__(self, other: "Near") -> "Near":
         a, b, da, db = self.value.abs(), other.value.abs(), self.error, other.error
         n = a.shape[-1] + 1
-        rounding = n * self.eps * ((a + da) @ (b + db)) + n * self.tiny
-        return self._new(self.value @ other.value, a @ db + da @ b + da @ db + rounding)
+        magnitude = (a + da) @ (b + db)
+        rounding = n * self.eps * magnitude + n * self.tiny
+        return self._new(self.value @ other.value, a @ db + da @ b + da @ db + rounding, magnitude, other)
 
     def __mul__(self, other: "Near | float | Tensor") -> "Near":
         other = other if isinstance(other, Near) else self._exact(other)
         a, b, da, db = self.value.abs(), other.value.abs(), self.error, other.error
-        rounding = self.eps * (a + da) * (b + db) + self.tiny
-        return self._new(self.value * other.value, a * db + da * b + da * db + rounding)
+        magnitude = (a + da) * (b + db)
+        rounding = self.eps * magnitude + self.tiny
+        return self._new(self.value * other.value, a * db + da * b + da * db + rounding, magnitude, other)
 
     def __add__(self, other: "Near | float") -> "Near":
         other = other if isinstance(other, Near) else self._exact(other)
         value, error = self.value + other.value, self.error + other.error
-        return self._new(value, error + self.eps * (value.abs() + error) + self.tiny)
+        return self._new(value, error + self.eps * (value.abs() + error) + self.tiny, value, other)
 
     def __sub__(self, other: "Near | float") -> "Near":
         return self + other * -1.0 if isinstance(other, Near) else self + -other
@@ -48,7 +52,7 @@ class Near:
         n = self.value.shape[dim] + 1
         magnitude = (self.value.abs() + self.error).sum(dim, keepdim=keepdim)
         error = self.error.sum(dim, keepdim=keepdim) + n * self.eps * magnitude
-        return self._new(self.value.sum(dim, keepdim=keepdim), error)
+        return self._new(self.value.sum(dim, keepdim=keepdim), error, magnitude)
 
     @property
     def mT(self) -> "Near":
@@ -62,8 +66,12 @@ class Near:
         other = torch.as_tensor(other, dtype=torch.float64)
         return self._new(other, torch.zeros_like(other))
 
-    def _new(self, value: Tensor, error: Tensor) -> "Near":
-        return Near(value, error, self.eps, self.tiny)
+    def _new(
+        self, value: Tensor, error: Tensor, magnitude: Tensor | None = None, other: "Near | None" = None
+    ) -> "Near":
+        here = value if magnitude is None else magnitude
+        peak = here.abs().nan_to_num(torch.inf).max().item()
+        return Near(value, error, self.eps, self.tiny, max(peak, self.peak, 0.0 if other is None else other.peak))
 
 
 def activated(Z1: Near, activation: str) -> tuple[Near, Near, Near | None]:
@@ -88,7 +96,9 @@ def losses(Z2: Near, Y: Near, task: str) -> tuple[Near, Near, Near]:
     if task == "multiclass":
         largest = Z2.error.amax(-1, keepdim=True)
         A2 = Z2.through(Z2.value.softmax(-1), (2 * largest).clamp(max=1.0).expand_as(Z2.error))
-        log_A2 = Z2.through(Z2.value.log_softmax(-1), (2 * largest + Z2.eps * Z2.value.abs().amax(-1, True)).expand_as(Z2.error))
+        log_A2 = Z2.through(
+            Z2.value.log_softmax(-1), (2 * largest + Z2.eps * Z2.value.abs().amax(-1, True)).expand_as(Z2.error)
+        )
         return (log_A2 * Y * -1.0).sum(-1), A2 * Y.sum(-1, keepdim=True) - Y, A2
     A2 = Z2.through(Z2.value.sigmoid(), Z2.error.clamp(max=1.0))
     softplus = Z2.through(torch.nn.functional.softplus(Z2.value), Z2.error)

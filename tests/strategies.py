@@ -19,6 +19,8 @@ ARGUMENTS = ("X", "Y", "W1", "b1", "W2", "b2", "sample_weight", "class_weight", 
 
 def laid_out(V: Tensor, layout: str) -> Tensor:
     """A tensor of that shape and layout. It has the values of ``V``, but where memory is shared."""
+    if V.ndim == 0 and layout != "negative":
+        return V
     if layout == "transposed" and V.ndim > 1:
         return V.mT.contiguous().mT
     if layout == "padded":
@@ -70,7 +72,7 @@ class Call:
         def made(name: str, V: Tensor, dtype: torch.dtype = self.dtype) -> Tensor:
             V = V * self.scales.get(name, 1.0) if V.is_floating_point() else V
             if dtype != torch.bool and not dtype.is_floating_point:
-                V = V.clamp(max=torch.iinfo(dtype).max)
+                V = V.clamp(max=min(torch.iinfo(dtype).max, 2**63 - 1))
             V = V.to(dtype)
             if self.special is not None and self.special[0] == name and dtype.is_floating_point:
                 V.flatten()[torch.randint(V.numel(), (), generator=generator)] = self.special[1]
