@@ -46,13 +46,19 @@ def assert_alike(found, truth, allowed=200 * EPS):
 
 @modes
 def test_negative_bits(backward):
-    p = problem("tanh", "regression", dtype=torch.float32)
-    for name in ("X", "Y"):
-        V = getattr(p, name)
-        negative = torch.complex(torch.ones_like(V), -V).conj().imag
-        assert negative.is_neg()
-        net = p.net(backward=backward)
-        assert_alike(calls(net, **{"X": p.X, "Y": p.Y} | {name: negative}), calls(net, p.X, p.Y))
+    p = problem("tanh", "regression", n_y=1, dtype=torch.float32)
+    net, Y = p.net(backward=backward), p.Y[:, 0]
+    negative = torch.complex(torch.ones_like(Y), -Y).conj().imag
+    assert negative.is_neg()
+    assert_alike(calls(net, p.X, negative), calls(net, p.X, Y))
+    assert_alike(calls(net, torch._neg_view(-p.X), Y), calls(net, p.X, Y))
+    weights = torch.linspace(0.1, 1, 7)
+    negative = torch.complex(weights, -weights).conj().imag
+    assert_alike(calls(net, p.X, Y, sample_weight=negative), calls(net, p.X, Y, sample_weight=weights))
+    parameters = [torch._neg_view(-V) for V in p.network[1:]]
+    J, grads = functional.loss_and_grads(p.X, Y, *parameters, activation="tanh", task="regression")
+    truth, true = functional.loss_and_grads(p.X, Y, *p.network[1:], activation="tanh", task="regression")
+    assert_alike({"all": [J, *grads.values()]}, {"all": [truth, *true.values()]})
 
 
 @pytest.mark.parametrize("backward", ["manual", "streamed"])
@@ -82,13 +88,13 @@ def test_class_indices_of_any_integer_dtype(dtype, backward):
 
 
 @modes
-@pytest.mark.parametrize("kernel", [None, "torch"])
+@pytest.mark.parametrize("how", [{}, {"kernel": "torch"}, {"chunk_size": 10}], ids=["", "plain", "chunked"])
 @pytest.mark.parametrize("scale", [1e-37, 1e37, 1e38])
-def test_the_scale_of_weights_is_no_matter(scale, kernel, backward):
+def test_the_scale_of_weights_is_no_matter(scale, how, backward):
     p = problem("tanh", "multiclass", m=53, dtype=torch.float32)
     weights = torch.linspace(0.1, 1, 53)
     for options in ({}, {"class_weight": [1.0, 2.0, 3.0, 4.0]}):
-        net = p.net(backward=backward, kernel=kernel, **options)
+        net = p.net(backward=backward, **({} if backward == "autograd" else how), **options)
         assert_alike(calls(net, p.X, p.Y, sample_weight=weights * scale), calls(net, p.X, p.Y, sample_weight=weights))
 
 
