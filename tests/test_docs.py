@@ -1,4 +1,4 @@
-"""What the documentation shows is run: docstring examples, and every block of the README."""
+"""What the documentation shows is run: docstring examples, and every session of the README and of each page."""
 
 import doctest
 import importlib
@@ -16,7 +16,8 @@ import twolayer
 from twolayer import TwoLayerNet
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = ["twolayer", *(module.name for module in pkgutil.walk_packages(twolayer.__path__, "twolayer."))]
 
 pytestmark = pytest.mark.filterwarnings(
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -65,23 +66,30 @@ def test_the_readme_opens_with_two_forms_of_one_thing():
     torch.testing.assert_close(space["net"].loss(X, Y), J)
 
 
-def test_the_readme_s_sessions_print_what_they_show(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in ("derivation", "gpu")], ids=str)
+def test_sessions_print_what_they_show(page, tmp_path, monkeypatch):
+    """Of all pages but those that have a test of their own."""
     pytest.importorskip("lightning")
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    session = "\n".join(block for block in blocks("python") if ">>>" in block)
-    test = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
+    session = "\n".join(block for block in blocks("python", page) if ">>>" in block)
+    test = doctest.DocTestParser().get_doctest(session, {}, page.name, page.name, 0)
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_the_readme_s_command_lines_parse(capsys):
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_command_lines_parse(capsys):
     pytest.importorskip("jsonargparse")
     pytest.importorskip("lightning")
     from twolayer import cli
 
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("python train.py")]
-    assert len(lines) == 5
+    sessions = [block for page in PAGES for block in blocks("sh", page)]
+    lines = [line for block in sessions for line in block.splitlines() if line.startswith("python train.py")]
+    assert len(lines) == 6
     for line in lines:
         words = [str(ROOT / word) if word.startswith("configs/") else word for word in shlex.split(line)[2:]]
         with pytest.raises(SystemExit) as stopped:
@@ -91,7 +99,7 @@ def test_the_readme_s_command_lines_parse(capsys):
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

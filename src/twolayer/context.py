@@ -133,7 +133,7 @@ def written_down() -> bool:
     return torch.compiler.is_dynamo_compiling() or is_exporting()
 
 
-is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # PyTorch 2.6 does not say
+is_exporting = torch.compiler.is_exporting  # before PyTorch 2.11, Dynamo took this for true in torch.compile too
 
 
 def is_freed(V: Tensor) -> bool:
