@@ -102,6 +102,11 @@ def cost(
     Binary and multilabel: cross-entropy, summed over the labels. Multiclass: cross-entropy. Regression: half the
     squared error, summed over the outputs. Half precision logits are taken to float32 first.
 
+    Weights weigh whole examples: with ``w_i`` the weight of an example (``Σ_k w_k y_ik`` times its sample weight,
+    before smoothing) and ``L_i`` its loss (on smoothed targets), ``J = Σ w_i L_i / Σ w_i``. But
+    :class:`torch.nn.CrossEntropyLoss` weighs single terms: ``Σ_i Σ_k w_k ỹ_ik (−log a_ik)``, divided by ``Σ_i w_{y_i}`` for class indices and by ``m`` for
+    probabilities. The two agree for class indices without smoothing, and not with smoothing or soft labels, see below.
+
     Args:
         logits: ``Z2``, ``(..., n_y)``, from any network.
         Y: targets. Binary and multilabel: 0 and 1, or probabilities, ``(..., n_y)``; multiclass: class
@@ -121,6 +126,12 @@ def cost(
 
     >>> cost(torch.tensor([[0.0], [1e4]]), torch.tensor([1, 1]))  # ½ (log 2 + 0)
     tensor(0.3466)
+    >>> Z2, Y = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+    >>> w = torch.tensor([1.0, 3.0, 1.0])
+    >>> cost(Z2, Y, task="multiclass", class_weight=w, label_smoothing=0.3)
+    tensor(0.7310)
+    >>> torch.nn.functional.cross_entropy(Z2, Y, weight=w, label_smoothing=0.3)
+    tensor(0.6844)
     """
     objective = arguments.objective("relu", task, label_smoothing, reduction)  # any activation: it plays no part
     arguments.dtype(arguments.dense("logits", logits).dtype, "logits")
@@ -290,6 +301,9 @@ def per_sample_grad_norms(
     The gradient of one example is made of outer products, ``dw1 = dz1 xᵀ`` and so on, and the norm of an outer
     product is the product of the norms: ``‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1)``, under the root. No example's
     gradient is ever formed. Weights of examples and classes play no part: they cancel in the mean over one example.
+
+    A large norm is influence, not a wrong label. In five trials with 5 % of the labels flipped, the plain loss
+    (:func:`loss` with ``reduction="none"``) found as many of them or more.
 
     Args:
         X: ``(..., n_x)``; ``Y``, ``task`` and ``label_smoothing`` as for :func:`cost`, others as for :func:`logits`.

@@ -131,6 +131,10 @@ cell is what became of the tests behind its link, which compare the network with
 losses, parameter for parameter. A cell passes if all its tests passed. An expected failure is a hole of PyTorch's:
 the test pins that it raises an error and gives no wrong number, and fails on the day on which PyTorch mends it.
 
+What works by layers wants the layers, `net.to_sequential()`, which shares the parameters: `TwoLayerNet` has none. On
+the network itself, captum's DeepLift, LRP and Deconvolution, whose rules hang on activation modules, give other
+numbers without an error, and `quantize_dynamic(net, {{nn.Linear}})` changes nothing.
+
 Run with PyTorch {torch.__version__} and Python {platform.python_version()} on a CPU ({platform.machine()}), {cuda}.
 A dash: there is no such test.
 
