@@ -104,8 +104,9 @@ def cost(
 
     Weights weigh whole examples: with ``w_i`` the weight of an example (``Σ_k w_k y_ik`` times its sample weight,
     before smoothing) and ``L_i`` its loss (on smoothed targets), ``J = Σ w_i L_i / Σ w_i``. But
-    :class:`torch.nn.CrossEntropyLoss` weighs single terms: ``Σ_i Σ_k w_k ỹ_ik (−log a_ik)``, divided by ``Σ_i w_{y_i}`` for class indices and by ``m`` for
-    probabilities. The two agree for class indices without smoothing, and not with smoothing or soft labels, see below.
+    :class:`torch.nn.CrossEntropyLoss` weighs single terms: ``Σ_i Σ_k w_k ỹ_ik (−log a_ik)``, divided by ``Σ_i w_{y_i}``
+    for class indices and by ``m`` for probabilities. The two agree for class indices without smoothing, and not with
+    smoothing or soft labels, see below.
 
     Args:
         logits: ``Z2``, ``(..., n_y)``, from any network.
