@@ -66,8 +66,7 @@ def corners(architecture: str) -> Iterator[Row]:
     card = gpu.CARDS[architecture]
     for kind, widths in card.wide.items():
         for n_y in (1, 32):
-            for n_x in widths:
-                yield "triton_wide", n_x, 512, n_y, *KINDS[kind], {"input_gradient": True}
+            yield "triton_wide", max(widths), 512, n_y, *KINDS[kind], {"input_gradient": True}
     for kind in card.rows:
         for n_x, n_h in ((64, 64), (32, 128)):
             for n_y in (1, 16):
@@ -84,7 +83,7 @@ def others(architecture: str) -> Iterator[Row]:
             for n_y in (1, 3, 16):
                 yield "triton_narrow", n_x, n_h, n_y, *KINDS[kind], {}
     for kind, widths in card.wide.items():
-        for n_x in (16, max(widths) - 3):
+        for n_x in {16, max(widths) - 3, *widths}:
             for n_y in (1, 31):
                 yield "triton_wide", n_x, 501, n_y, *KINDS[kind], {"input_gradient": True}
     if card.rows:
@@ -95,7 +94,7 @@ def others(architecture: str) -> Iterator[Row]:
             yield "triton_narrow", 32, 64, 10, *KINDS["float32"], {"task": task}
         for activation in ("sigmoid", "relu", "leaky_relu"):
             yield "triton_narrow", 32, 128, 1, *KINDS["half"], {"activation": activation}
-    for kind in ("half", "float32") if card.rows else ("float32",):
+    for kind in ("half", "float32"):
         for n_y in (10, 1024):
             yield "triton_chunked", 784, 128, n_y, *KINDS[kind], {}
     for n_x, n_h, n_y in ((2, 4, 1), (4, 8, 4)):
@@ -150,7 +149,7 @@ def read_cubin(cubin: bytes) -> dict[str, int]:
             for option in ("--dump-resource-usage", "--dump-sass")
         )
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    products = {name: len(re.findall(rf"\b{name}", code)) for name in ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")}
+    products = {name: len(re.findall(rf"\b{name}", code)) for name in ("HGMMA", "HMMA", "UTCHMMA")}
     return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], **products}
 
 
