@@ -1,6 +1,7 @@
 """An epoch of training: scikit-learn, a loop over tensors, Lightning as its users write it, and ours in Lightning.
 
-``python benchmarks/epoch.py`` prints the tables and writes them to ``results/epoch.md`` beside this file.
+``python benchmarks/epoch.py`` prints the tables and writes them to ``results/epoch.md`` beside this file. With
+``--device cuda`` it prints the rates and the losses there, where scikit-learn stays on the CPU.
 """
 
 import logging
@@ -34,6 +35,9 @@ BATCH_SIZES = [64, 200, 1024, 4096]
 ROUNDS = 5
 SEEDS, EPOCHS, VALIDATION_ROWS = 5, 3, 20_000
 
+DEVICE = "cpu"
+"""Changed by ``--device``."""
+
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -56,10 +60,16 @@ class Timer(L.Callback):
     """Not of validation, nor of what a fit does before its first epoch."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.start = time.perf_counter()
+        self.start = now()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = now() - self.start
+
+
+def now() -> float:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 # The peers. Adam with rate 0.001, no regularisation, and the same start, except that scikit-learn draws one like it.
@@ -80,21 +90,21 @@ def network(seed: int) -> TwoLayerNet:
 
 def probabilities(net: Callable[[torch.Tensor], torch.Tensor], X: NDArray[np.float32]) -> NDArray[np.float64]:
     with torch.no_grad():
-        return net(torch.from_numpy(X)).squeeze(-1).double().numpy()
+        return net(torch.from_numpy(X).to(DEVICE)).squeeze(-1).double().cpu().numpy()
 
 
 def loop(data: Rows, batch_size: int, epochs: int, seed: int) -> Fitted:
-    X, Y = torch.from_numpy(data[0]), torch.from_numpy(data[1]).float()
-    net = network(seed).to_sequential()
+    X, Y = torch.from_numpy(data[0]).to(DEVICE), torch.from_numpy(data[1]).float().to(DEVICE)
+    net = network(seed).to_sequential().to(DEVICE)
     optimizer = torch.optim.Adam(net.parameters())
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = now()
         generator = torch.Generator().manual_seed(seed + epoch)
         for batch in torch.randperm(len(X), generator=generator).split(batch_size):
             optimizer.zero_grad()
             criterion(net(X[batch]), Y[batch]).backward()
             optimizer.step()
-        seconds = time.perf_counter() - start
+        seconds = now() - start
     return Fitted(seconds, partial(probabilities, nn.Sequential(net, nn.Sigmoid())))
 
 
@@ -117,9 +127,9 @@ def usual_lightning(data: Rows, batch_size: int, epochs: int, seed: int) -> Fitt
     L.seed_everything(seed, verbose=False)
     dataset = TensorDataset(torch.from_numpy(data[0]), torch.from_numpy(data[1]).float())
     model, timer = Usual(network(seed).to_sequential()), Timer()
-    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=timer, **QUIET)
+    trainer = L.Trainer(max_epochs=epochs, accelerator=DEVICE, callbacks=timer, **QUIET)
     trainer.fit(model, DataLoader(dataset, batch_size=batch_size, shuffle=True))
-    return Fitted(timer.seconds, partial(probabilities, nn.Sequential(model.net, nn.Sigmoid())))
+    return Fitted(timer.seconds, partial(probabilities, nn.Sequential(model.net, nn.Sigmoid()).to(DEVICE)))
 
 
 class Arrays(TabularDataModule):
@@ -136,9 +146,9 @@ class Arrays(TabularDataModule):
 def ours(data: Rows, batch_size: int, epochs: int, seed: int) -> Fitted:
     model, timer = LitTwoLayer(FEATURES, HIDDEN, 1), Timer()
     model.net.load_state_dict(network(seed).state_dict())
-    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=timer, **QUIET)
-    trainer.fit(model, datamodule=Arrays(data, batch_size=batch_size, seed=seed))
-    return Fitted(timer.seconds, partial(probabilities, model.eval()))
+    trainer = L.Trainer(max_epochs=epochs, accelerator=DEVICE, callbacks=timer, **QUIET)
+    trainer.fit(model, datamodule=Arrays(data, batch_size=batch_size, seed=seed, on_device=DEVICE == "cuda"))
+    return Fitted(timer.seconds, partial(probabilities, model.eval().to(DEVICE)))
 
 
 PEERS = {"scikit-learn": scikit_learn, "loop": loop, "Lightning, as usual": usual_lightning, "ours": ours}
@@ -214,7 +224,11 @@ def losses() -> list[list[str]]:
 
 
 def main() -> None:
-    chosen = options(__doc__).parse_args()
+    global DEVICE
+    parser = options(__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    chosen = parser.parse_args()
+    DEVICE = chosen.device
     rounds = chosen.rounds or ROUNDS
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
@@ -222,6 +236,19 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     data = rows(ROWS, 0)
     ratios = ["ours ÷ scikit-learn", "ours ÷ loop", "ours ÷ Lightning"]
+    steps = (
+        f"""\
+## Where the time of a step goes
+
+Microseconds for each step in `Trainer.fit`. The parts are measured by themselves, where they find the cache as they
+left it, so that the rest, Lightning's and the standardisation's, is somewhat less than it says.
+
+{table(["batch", "", "batches", "cost and gradients", "Adam", "the rest", "in all"], parts(data, rounds), 2)}
+
+"""
+        if DEVICE == "cpu"
+        else ""
+    )
     body = f"""\
 {ROWS:,} rows of {FEATURES} features, {HIDDEN} ReLU units, one output, Adam. The loop is over shuffled indices of
 tensors, with `nn.Sequential` and autograd; Lightning, as usual, has a `DataLoader` of a `TensorDataset` and logs the
@@ -233,21 +260,14 @@ is, medians over the rounds.
 
 {table(["batch", *PEERS, *ratios], rates(data, rounds))}
 
-## Where the time of a step goes
-
-Microseconds for each step in `Trainer.fit`. The parts are measured by themselves, where they find the cache as they
-left it, so that the rest, Lightning's and the standardisation's, is somewhat less than it says.
-
-{table(["batch", "", "batches", "cost and gradients", "Adam", "the rest", "in all"], parts(data, rounds), 2)}
-
-## The same training
+{steps}## The same training
 
 Loss on {VALIDATION_ROWS:,} held-out rows after {EPOCHS} epochs at batch 200, over {SEEDS} seeds of the rows, the start
 and the order. The loop and ours have the same start and order, Lightning as usual the same start, scikit-learn its own.
 
 {table(["", "mean", "standard deviation"], losses())}"""
     versions = f"Lightning {L.__version__}, scikit-learn {sklearn.__version__}"
-    publish(__file__, "An epoch of training", body, dry_run=chosen.dry_run, versions=versions)
+    publish(__file__, "An epoch of training", body, dry_run=chosen.dry_run or DEVICE == "cuda", versions=versions)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Cost and all gradients, one step on a GPU: ours against eager, torch.compile, a CUDA graph of eager, and JAX.
 
-``python benchmarks/gpu.py`` prints what the GPU can do, then a table for each network, and writes ``results/gpu.md``
-and ``results/gpu.json`` beside this file. From a checkout, with ``PYTHONPATH=src``. In each round every peer has its
-turn; a time is the median over rounds, between two CUDA events, or for JAX on the host's clock around calls that follow
-each other. What is left when ``MINUTES`` are over is not begun, and the table says so.
+``python benchmarks/gpu.py`` prints what the GPU can do, then a table for each network, and after each writes ``gpu.md``
+and ``gpu.json`` to the folder that ``$TWOLAYER_RESULTS`` names, or to ``results`` beside this file. From a checkout,
+with ``PYTHONPATH=src``. In each round every peer has its turn; a time is the median over rounds, between two CUDA
+events, or for JAX on the host's clock around calls that follow each other. What is left when ``MINUTES`` are over is not
+begun, and the table says so. ``--max-autotune`` adds that mode of torch.compile, which takes minutes to compile.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twolayer import TwoLayerNet, gradient_descent
+from twolayer.functional import kernel_for
 from twolayer.kernels import gpu
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("TWOLAYER_RESULTS") or Path(__file__).parent / "results")
 MINUTES = 7
 ROUNDS = 15
 OURS = "ours"
@@ -144,7 +147,7 @@ def graph_of(step: Step) -> Step:
     return replay
 
 
-def peers(case: Case) -> dict[str, Callable[[], Step]]:
+def peers(case: Case, max_autotune: bool) -> dict[str, Callable[[], Step]]:
     """What makes each step, since some take long to make. A step computes the cost and all four gradients."""
     n_x, n_h, n_y, m, dtype, _ = case
     generator = torch.Generator("cuda").manual_seed(0)
@@ -227,7 +230,7 @@ def peers(case: Case) -> dict[str, Callable[[], Step]]:
         f"{OURS}: a CUDA graph of `loss_and_grads`": lambda: graph_of(kernel(None)),
         "torch.compile": compiled("default"),
         "torch.compile, reduce-overhead": compiled("reduce-overhead"),
-        "torch.compile, max-autotune": compiled("max-autotune"),
+        **({"torch.compile, max-autotune": compiled("max-autotune")} if max_autotune else {}),
     }
 
 
@@ -264,7 +267,10 @@ def descents() -> dict[str, Callable[[], Step]]:
 
 
 def _runs(name: str, X: Tensor, Y: Tensor, net: TwoLayerNet) -> bool:
-    return gpu.why_not(name, X, Y, net.W1, net.W2) is None
+    try:
+        return kernel_for(X, Y, net.W1, net.W2, kernel=name) == name
+    except RuntimeError:
+        return False
 
 
 def measure(
@@ -319,7 +325,19 @@ def table(case: Case, rate: dict[str, float], result: tuple[dict[str, float], di
     return "\n".join([*lines, *(f"| {name} | {reason} | | | |" for name, reason in left_out.items())])
 
 
+def write(page: list[str], results: dict[str, Any]) -> None:
+    """Beside its place first: what a case has written stays if the next one ends the process."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name, text in (("gpu.md", "\n\n".join(page)), ("gpu.json", json.dumps(results, indent=1))):
+        beside = RESULTS / f".{name}"
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(RESULTS / name)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-autotune", action="store_true")
+    chosen = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py needs a CUDA GPU, and torch.cuda.is_available() is False")
     until = time.monotonic() + 60 * MINUTES
@@ -335,25 +353,25 @@ def main() -> None:
         "step takes at its peak beyond inputs and parameters.",
     ]
     print("\n\n".join(page), flush=True)
-    results = {}
+    cases: dict[str, Any] = {}
+    results = {"device": versions, "rates": rate, "results": cases}
+
+    def done(name: str, took: dict[str, float], left_out: dict[str, str], section: str, **others: Any) -> None:
+        cases[name] = {"microseconds": took, **others, "left out": left_out}
+        page.append(section)
+        print("\n" + section, flush=True)
+        write(page, results)
+
     for number, case in enumerate(CASES):
         share = (until - time.monotonic()) / (len(CASES) + 1 - number)
         torch.set_float32_matmul_precision(case.precision)
-        result = measure(peers(case), time.monotonic() + share)
-        results[str(case)] = {"microseconds": result[0], "megabytes": result[1], "left out": result[2]}
-        page.append(table(case, rate, result))
-        print("\n" + page[-1], flush=True)
+        took, memory, left_out = result = measure(peers(case, chosen.max_autotune), time.monotonic() + share)
+        done(str(case), took, left_out, table(case, rate, result), megabytes=memory)
     took, _, left_out = measure(descents(), until)
-    results["descent"] = {"microseconds": took, "left out": left_out}
     lines = [f"| {name} | {value / ITERATIONS:.2f} |" for name, value in took.items()]
     lines += [f"| {name} | {reason} |" for name, reason in left_out.items()]
-    page.append("\n".join([f"## {DESCENT}: an iteration of gradient descent", "", "| | µs |", "|---|---:|", *lines]))
-    print("\n" + page[-1], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "gpu.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-    (RESULTS / "gpu.json").write_text(
-        json.dumps({"device": versions, "rates": rate, "results": results}, indent=1) + "\n", encoding="utf-8"
-    )
+    section = "\n".join([f"## {DESCENT}: an iteration of gradient descent", "", "| | µs |", "|---|---:|", *lines])
+    done("descent", took, left_out, section)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 
 
+SMOKE = ("test_triton_kernels.py", "test_triton_descent.py", "test_triton_autograd.py", "test_cuda.py")
+"""Whose tests on a GPU tell within minutes whether its kernels are right: the marker ``cuda_smoke``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-card", action="store_true", help="compile for every GPU and size; takes half an hour")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("pytest -m cuda needs a CUDA GPU, and torch.cuda.is_available() is False")
@@ -15,11 +23,16 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            if item.path.name in SMOKE:
+                item.add_marker("cuda_smoke")
+            if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        if item.get_closest_marker("every_card") and not config.getoption("every_card", False):
+            item.add_marker(pytest.mark.skip(reason="takes --every-card"))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -4,40 +4,77 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 
-POINTWISE = ("activations", "logit_errors", "hidden_errors")
-SHARED = 227 * 1024
-"""Bytes of shared memory that a block may have on compute capability 9.0."""
+from twolayer.kernels import gpu
+
+IN_EVERY_RUN = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+POINTWISE = ("activations", "logit_errors", "hidden_errors", "reduce", "descent")
+LARGE = {"narrow_pass", "output_errors", "slab_gradients", "input_gradients"}
+
+SHARED = {"7.5": 64, "8.0": 163, "8.6": 99, "8.9": 99, "9.0": 227, "10.0": 227, "10.3": 227, "12.0": 99, "12.1": 99}
+"""KiB of shared memory that a block may have."""
+SHARED["gfx942"] = 64
+REGISTERS = {"gfx942": 512}
+"""Of a thread; those of NVIDIA's are 255."""
+SPILLED = {"9.0": 0, "8.0": 0, "8.6": 0, "8.9": 0, "gfx942": 0, "7.5": 0}
+"""Bytes of a thread's registers in memory; 32 on Blackwell, of 1020."""
+PRODUCTS = {"9.0": "HGMMA", "10.0": "UTCHMMA", "10.3": "UTCHMMA", "gfx942": "MFMA"}
+"""The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
 
-@pytest.fixture(scope="module")
-def kernels():
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.every_card) for name in gpu.CARDS]
+)
+def architecture(request):
+    return request.param
+
+
+@cache
+def compiled(table, architecture):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     program = Path(__file__).with_name("ahead_of_time.py")
-    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    environment["PYTHONPATH"] = str(Path(gpu.__file__).parents[2])
+    command = [sys.executable, program, table, architecture]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_every_kernel_is_there(kernels):
-    names = {"narrow_pass", "output_errors", "slab_gradients", "input_gradients", "reduce", "descent", *POINTWISE}
-    assert {kernel["kernel"] for kernel in kernels} == names
+def check(kernels, architecture):
+    limit = SPILLED.get(architecture, 32)
+    assert [kernel for kernel in kernels if kernel["stack"] > limit] == []
+    assert [kernel for kernel in kernels if kernel["registers"] > REGISTERS.get(architecture, 255)] == []
+    assert [kernel for kernel in kernels if kernel["shared"] > 1024 * SHARED[architecture]] == []
 
 
-def test_nothing_spills(kernels):
-    assert [kernel for kernel in kernels if kernel["stack"] > 0] == []
+def test_the_largest_networks_fit_registers_and_shared_memory(architecture):
+    kernels = compiled("corners", architecture)
+    expected = {*POINTWISE, *LARGE} if gpu.CARDS[architecture].rows else {*POINTWISE}
+    assert {kernel["kernel"] for kernel in kernels} == expected
+    check(kernels, architecture)
 
 
-def test_shared_memory_is_enough(kernels):
-    assert [kernel for kernel in kernels if kernel["shared"] > SHARED] == []
+def test_tensor_cores_multiply(architecture):
+    """By their newest instructions, but for the small products of an output layer."""
+    kernels = [kernel for kernel in compiled("corners", architecture) if kernel["kernel"] in LARGE]
+    name = PRODUCTS.get(architecture, "HMMA")
+    assert [kernel for kernel in kernels if kernel[name] == 0] == []
 
 
-def test_tensor_cores_multiply(kernels):
-    """Hopper's own instructions, for groups of four warps, but for the small products of an output layer."""
-    kernels = [kernel for kernel in kernels if kernel["kernel"] not in ("reduce", "descent", *POINTWISE)]
-    assert [kernel for kernel in kernels if kernel["HGMMA"] == 0] == []
+@pytest.mark.every_card
+def test_other_networks_fit_too(architecture):
+    """Odd sizes, every activation, task and option: it takes minutes for each card."""
+    check(compiled("others", architecture), architecture)
+
+
+def test_batches_of_any_size_at_any_address_share_what_is_compiled():
+    """A run over slices ends in a smaller batch, and begins its slices at addresses that 16 does not divide."""
+    kernels = compiled("varied", "9.0")
+    assert {kernel["kernel"] for kernel in kernels} >= {*LARGE, "activations", "logit_errors", "hidden_errors"}
+    assert [kernel for kernel in kernels if kernel["variants"] != 1] == []

@@ -1,5 +1,7 @@
 """What only a GPU can show: how precise the kernels are there, their memory, and that nothing waits for the GPU."""
 
+import warnings
+
 import pytest
 import torch
 from problems import PARAMETERS, Problem, problem, relative_error
@@ -57,6 +59,12 @@ def test_kernels_are_as_precise_as_they_say_and_no_worse_than_eager(sizes, preci
         assert error < 2 * eager + torch.finfo(dtype).eps + allowed / 10, name
 
 
+def sync_debug_mode(mode):
+    with warnings.catch_warnings():  # it warns that it may change
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 @pytest.mark.parametrize("sizes", SIZES)
 def test_no_step_waits_for_the_gpu(sizes):
     p = of_size(*sizes, torch.float32)
@@ -70,11 +78,11 @@ def test_no_step_waits_for_the_gpu(sizes):
 
     step()  # compiles
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    sync_debug_mode("error")
     try:
         step()
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -107,6 +115,17 @@ def test_memory_does_not_grow_with_the_examples():
         torch.cuda.synchronize()
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[0] == peaks[1] < 20e6
+
+
+def test_more_examples_than_an_index_of_32_bits_counts():
+    """All the same, so that they need no memory: their mean is the one."""
+    net = TwoLayerNet(5, 7, 1, activation="tanh", device="cuda")
+    x, y = torch.randn(1, 5, device="cuda"), torch.ones(1, 1, device="cuda")
+    expected_J, expected = net.loss_and_grads(x, y)
+    m = (1 << 31) + 77
+    J, grads = net.loss_and_grads(x.expand(m, 5), y.expand(m, 1), kernel="triton_narrow")
+    torch.testing.assert_close(J, expected_J, rtol=1e-3, atol=0)
+    torch.testing.assert_close(grads["W1"], expected["W1"], rtol=1e-3, atol=1e-6)
 
 
 def test_more_examples_than_an_index_of_32_bits_counts_numbers():

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twolayer.equations import Parameters
+from twolayer.kernels import gpu
 from twolayer.kernels.triton_equations import Cost, Network
 from twolayer.tasks import PAIRING, Examples, Objective
 
@@ -26,20 +27,13 @@ def padded(n: int, least: int = 16) -> int:
     return max(least, triton.next_power_of_2(n))
 
 
-def rows_of_a_tile(X: Tensor) -> int:
-    """As many as leave the registers room for the operands, which take more of them the more precise they are."""
-    if X.dtype != torch.float32:
-        return 64
-    return 32 if precision(X) == "tf32" else 16
-
-
 def precision(X: Tensor) -> str:
     """How float32 is multiplied, as :func:`torch.set_float32_matmul_precision` says.
 
     ``"highest"`` takes each number apart into three of bfloat16, which hold all of its 24 bits, and leaves out products
     below float32's ε. ``"high"`` and ``"medium"`` take TensorFloat32, as PyTorch itself does on CUDA for both.
     """
-    if X.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
+    if gpu.multiplied(X) != "float32":
         return "tf32"
     return "ieee" if X.is_cpu else "bf16x6"  # the interpreter has float32 itself
 
@@ -88,7 +82,7 @@ class Pass:
             sample_weight = _dense(sample_weight if sample_weight.is_floating_point() else sample_weight.float())
         if class_weight is not None:
             class_weight = _dense(class_weight if class_weight.is_floating_point() else class_weight.float())
-        self.X, self.rows = X, rows_of_a_tile(X)
+        self.X, self.card, self.multiplied = X, gpu.card(X), gpu.multiplied(X)
         self.parameters = Parameters(*map(_dense, parameters))
         self.aligned = X.data_ptr() % 16 == 0 and X.stride(0) % 16 == 0
         self.multiprocessors = torch.cuda.get_device_properties(X.device).multi_processor_count if X.is_cuda else 1
@@ -213,6 +207,18 @@ def add_slots(sums, i, slots, n, stride, BLOCK: tl.constexpr):
         )
         total += tl.sum(part, 0)
     return total
+
+
+@triton.jit
+def nothing(V):
+    tl.store(V, 0.0)
+
+
+def start(device: torch.device) -> None:
+    """Compiles and runs a kernel, which raises what keeps Triton from it."""
+    V = torch.empty(1, device=device)
+    with torch.cuda.device_of(V):
+        nothing[(1,)](V)
 
 
 def run(

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twolayer.kernels import gpu
 from twolayer.kernels.triton_equations import (
     Tile,
     add_gradients,
@@ -25,7 +26,7 @@ from twolayer.kernels.triton_equations import (
     store_gradients,
     tiles_of,
 )
-from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, rows_of_a_tile, run
+from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, run
 from twolayer.kernels.triton_wide import input_gradient
 
 
@@ -63,8 +64,11 @@ def narrow_pass(X, Y, sample_weight, m, X_stride, Y_stride, network, cost, error
 
 def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     """What keeps the kernel from a network of this size, or None."""
+    kind = gpu.multiplied(X)
+    if kind not in gpu.card(X).rows:
+        return f"its products want tensor cores, and {X.device} is {gpu.architecture(X.device)}"
     N_X, N_H, N_Y = padded(n_x), padded(n_h, 64), padded(n_y)
-    weights, most = N_X * N_H, 2048 if rows_of_a_tile(X) < 32 and n_y > 1 else 4096
+    weights, most = N_X * N_H, 2048 if kind == "float32" and n_y > 1 else 4096
     if weights > most or N_H > 128 or N_Y > 16:
         return f"weights and sums do not fit the registers: n_x, n_h, n_y, padded, are {N_X}, {N_H}, {N_Y}"
     return None
@@ -72,8 +76,9 @@ def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
 
 def plan(p: Pass) -> Sequence[Launch]:
     """What to launch."""
-    tile = Tile(p.rows, padded(p.n_x), padded(p.n_h, 64), padded(p.n_y), p.aligned)
-    programs = max(1, min(2 * p.multiprocessors, triton.cdiv(p.m, p.rows)))
+    rows = p.card.rows[p.multiplied]
+    tile = Tile(rows, padded(p.n_x), padded(p.n_h, 64), padded(p.n_y), p.aligned)
+    programs = max(1, min(2 * p.multiprocessors, triton.cdiv(p.m, rows)))
     p.allocate(programs, programs, errors=p.dX is not None)
     launches = [p.launch(narrow_pass, (programs,), warps=tile.UNITS // 16, TILE=tile), p.reduced()]
     return launches if p.dX is None else [*launches, input_gradient(p)]

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twolayer.kernels import gpu
 from twolayer.kernels.triton_equations import (
     Tile,
     add_dot,
@@ -28,7 +29,7 @@ from twolayer.kernels.triton_equations import (
     store_gradients,
     tiles_of,
 )
-from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, rows_of_a_tile, run
+from twolayer.kernels.triton_launch import VARYING, Launch, Pass, padded, run
 
 
 @triton.jit(**VARYING)
@@ -97,13 +98,17 @@ def input_gradients(X, m, X_stride, network, errors, share, dX, TILE: tl.constex
 
 
 SLAB = 64
+MOST_OUTPUTS = 32
 
 
 def why_not(X: Tensor, n_x: int, n_h: int, n_y: int) -> str | None:
     """What keeps the kernels from a network of this size, or None."""
-    most = 4 * rows_of_a_tile(X)
-    if n_x > most or n_y > 32:
-        return f"a slab does not fit the registers: n_x is {n_x}, at most {most}, and n_y is {n_y}, at most 32"
+    most = max(gpu.card(X).wide.get(gpu.multiplied(X), [0]))
+    if n_x > most or n_y > MOST_OUTPUTS:
+        return (
+            f"a slab does not fit the registers: n_x is {n_x}, at most {most} on {gpu.architecture(X.device)}, "
+            f"and n_y is {n_y}, at most {MOST_OUTPUTS}"
+        )
     return None
 
 
@@ -130,9 +135,9 @@ def input_gradient(p: Pass) -> Launch:
 
 def _tile(p: Pass) -> tuple[Tile, int]:
     """A tile, and warps, that leave nothing in memory that belongs in registers."""
-    N_X = padded(p.n_x)
-    long = N_X * p.X.element_size() >= 512
-    return Tile(min(p.rows, 32) if long else p.rows, N_X, SLAB, padded(p.n_y), p.aligned), 8 if long else 4
+    widths = p.card.wide[p.multiplied]
+    rows, warps = widths[min(n_x for n_x in widths if n_x >= p.n_x)]
+    return Tile(rows, padded(p.n_x), SLAB, padded(p.n_y), p.aligned), warps
 
 
 loss_and_grads = partial(run, plan)
