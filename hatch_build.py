@@ -98,7 +98,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         failed = build()
-        build_data["artifacts"].append("src/twolayer/kernels/built")
+        build_data["artifacts"] += [f"/src/twolayer/kernels/built/{name}" for name in ("*.so", "libraries.json")]
         if failed is None:
             machine = sysconfig.get_platform().replace("universal2", platform.machine())
             build_data["pure_python"] = False
