@@ -206,6 +206,8 @@ class TwoLayerCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise ValueError(f"predict must run on one device, got {self.trainer.world_size}: add --trainer.devices 1")
         batches: Any = self.trainer.predict(**kwargs)
+        if not batches:
+            raise ValueError(f"limit_predict_batches must leave rows, got {self.trainer.limit_predict_batches}")
         path = Path(self.trainer.log_dir or ".") / "predictions.csv"
         write_predictions(path, torch.cat(batches), self.model.net.task)
         rank_zero_info(f"Predictions: {os.path.relpath(path)}")
