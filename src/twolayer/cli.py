@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -176,7 +176,7 @@ class TwoLayerCLI(LightningCLI):
         it lies.
 
         The file is tested, in a network of its own, as ``test --ckpt_path`` would: what averages or prunes weights
-        has others in memory.
+        has others in memory, and a batch size finder would search once more.
         """
         trainer = self.trainer
         rank_zero_info(why_it_ended(trainer))
@@ -187,7 +187,9 @@ class TwoLayerCLI(LightningCLI):
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             if best:
                 trainer.callbacks = [  # type: ignore[attr-defined]
-                    one for one in callbacks if not is_overridden("on_load_checkpoint", one, Callback)
+                    one
+                    for one in callbacks
+                    if not (isinstance(one, BatchSizeFinder) or is_overridden("on_load_checkpoint", one, Callback))
                 ]
             model = self.untrained if best else self.model
             with warnings.catch_warnings():
