@@ -42,6 +42,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:.*smaller than the logging interval",
     "ignore:You are trying to `self.log",  # barebones
+    "ignore:Precision bf16-mixed is not supported by the model summary",
     "ignore:Be aware that when using `ckpt_path`",
 )
 
@@ -427,7 +428,7 @@ def test_the_folder_says_what_the_run_was_computed_with(train, tmp_path):
     assert logger.experiment.hparams["data.n_samples"] == 400
 
 
-@pytest.mark.parametrize("precision", ["32", "64-true"])
+@pytest.mark.parametrize("precision", ["32", "64-true", "bf16-true", "bf16-mixed"])
 def test_the_summary_is_that_of_the_network(train, capsys, precision):
     train(
         LitTwoLayer(30, 16, 1),
@@ -510,6 +511,18 @@ def test_the_learning_rate_finder_finds_one():
         or command.model.lr is None
     )
     assert yaml.safe_load((Path(command.trainer.log_dir) / "hparams.yaml").read_text())["learning_rate"] != 0.01
+
+
+def test_the_batch_size_finder_finds_one():
+    command = fit("--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks.max_trials=2")
+    assert command.datamodule.batch_size == 4
+    assert command.trainer.global_step == 2 * math.ceil(700 / 4)
+
+
+def test_a_prediction_of_nothing_is_refused():
+    checkpoint = Path(fit().trainer.log_dir) / "checkpoints/last.ckpt"
+    with pytest.raises(ValueError, match="limit_predict_batches must leave rows, got 0"):
+        run("predict", "--trainer.limit_predict_batches=0", "--ckpt_path", str(checkpoint))
 
 
 def test_each_early_stopping_keeps_its_patience_on_resume():

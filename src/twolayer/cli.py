@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -176,7 +176,7 @@ class TwoLayerCLI(LightningCLI):
         it lies.
 
         The file is tested, in a network of its own, as ``test --ckpt_path`` would: what averages or prunes weights
-        has others in memory.
+        has others in memory, and a batch size finder would search once more.
         """
         trainer = self.trainer
         rank_zero_info(why_it_ended(trainer))
@@ -187,7 +187,9 @@ class TwoLayerCLI(LightningCLI):
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             if best:
                 trainer.callbacks = [  # type: ignore[attr-defined]
-                    one for one in callbacks if not is_overridden("on_load_checkpoint", one, Callback)
+                    one
+                    for one in callbacks
+                    if not (isinstance(one, BatchSizeFinder) or is_overridden("on_load_checkpoint", one, Callback))
                 ]
             model = self.untrained if best else self.model
             with warnings.catch_warnings():
@@ -206,6 +208,8 @@ class TwoLayerCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise ValueError(f"predict must run on one device, got {self.trainer.world_size}: add --trainer.devices 1")
         batches: Any = self.trainer.predict(**kwargs)
+        if not batches:
+            raise ValueError(f"limit_predict_batches must leave rows, got {self.trainer.limit_predict_batches}")
         path = Path(self.trainer.log_dir or ".") / "predictions.csv"
         write_predictions(path, torch.cat(batches), self.model.net.task)
         rank_zero_info(f"Predictions: {os.path.relpath(path)}")

@@ -10,9 +10,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
     Callback,
     EarlyStopping,
     LambdaCallback,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     ModelSummary,
@@ -136,6 +138,12 @@ def aligned_steps(trainer: L.Trainer, most: int, steps: int, before: int) -> int
     if trainer.max_steps != -1:
         ends = gcd(ends, (trainer.max_steps - before) % steps)
     return max(size for size in range(1, most + 1) if ends % size == 0)
+
+
+def tuner_of(trainer: L.Trainer) -> str | None:
+    """The callback that runs trials before the fit, if there is one; while it does, the Trainer has no callbacks."""
+    tuners = (BatchSizeFinder, LearningRateFinder)
+    return next((type(one).__name__ for one in trainer.callbacks if isinstance(one, tuners)), None)  # type: ignore[attr-defined]
 
 
 def only_the_optimizer_s(trainer: L.Trainer) -> bool:

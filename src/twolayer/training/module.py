@@ -103,14 +103,25 @@ class LitTwoLayer(StepsInBlocks):
         )
         self.standardize_inputs = Standardize(in_features)
         self.standardize_targets = Standardize(out_features) if task == "regression" else None
-        self.example_input_array = torch.zeros(1, in_features)  # for the summary: sizes and FLOPs
         stages = ["train", "val", "test"] if train_metrics else ["val", "test"]
         self._evaluations = {stage: Evaluation(f"{stage}_", task, out_features) for stage in stages}
         self._costs: Tensor | float = 0.0  # of the epoch's examples so far, their sum
         self._examples = 0
         self._logged = False
 
+    @property
+    def example_input_array(self) -> Any:
+        """A row for the summary, which counts sizes and operations by it."""
+        given = self._example_input_array
+        W1 = self.net.W1
+        return torch.zeros(1, self.net.in_features, dtype=W1.dtype, device=W1.device) if given is None else given
+
+    @example_input_array.setter
+    def example_input_array(self, example: Any) -> None:
+        self._example_input_array = example
+
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return

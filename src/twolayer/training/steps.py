@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from twolayer.arguments import positive_int
 from twolayer.loading import Block, TensorLoader
-from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, why_not_in_blocks
+from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, tuner_of, why_not_in_blocks
 from twolayer.training.finite import check_step, check_weights
 
 Batch = tuple[Tensor, ...]
@@ -70,6 +70,7 @@ class StepsInBlocks(L.LightningModule):
         super().__init__()
         self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
         self.first_cost: Tensor | None = None
+        self._tuner: str | None = None
         self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
 
     def batch_loss(self, batch: Any) -> Tensor:
@@ -103,6 +104,9 @@ class StepsInBlocks(L.LightningModule):
         if size < self.steps_per_call:
             rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
         return size
+
+    def setup(self, stage: str) -> None:
+        self._tuner = tuner_of(self.trainer)
 
     def on_train_start(self) -> None:
         loader = self._loader()
@@ -221,6 +225,8 @@ class StepsInBlocks(L.LightningModule):
         return None
 
     def _why_not(self) -> str | None:
+        if self._tuner is not None:
+            return f"{self._tuner} runs trials of its own"
         knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
         return self.why_no_blocks() or why_not_in_blocks(self.trainer, self, knows)
 
