@@ -101,7 +101,7 @@ def test_the_operator_is_what_it_claims(input_gradient, task, dtype, family, ker
     tensors = (p.X, Y, torch.rand_like(p.X[:, 0]), None, *p.network[1:])
     options = ("tanh", task, 0.0, "sum" if task == PAIRING else "mean", None, family, input_gradient)
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(choice.OPERATORS["loss_and_grads"], (*tensors, *options), test_utils=utilities)
+    torch.library.opcheck(torch.ops.twolayer.loss_and_grads.default, (*tensors, *options), test_utils=utilities)
 
 
 @families

@@ -51,7 +51,7 @@ def Z1(X: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
 
 
 def A1(Z1: Tensor, g: Activation) -> Tensor:
-    return g.function(Z1)  # A1 = g(Z1)                    (m, n_h)
+    return g(Z1)  # A1 = g(Z1)                             (m, n_h)
 
 
 def Z2(A1: Tensor, W2: Tensor, b2: Tensor) -> Tensor:
