@@ -3,8 +3,8 @@
 ``python benchmarks/gpu.py`` prints what the GPU can do, then a table for each network, and after each writes ``gpu.md``
 and ``gpu.json`` to the folder that ``$TWOLAYER_RESULTS`` names, or to ``results`` beside this file. From a checkout,
 with ``PYTHONPATH=src``. In each round every peer has its turn; a time is the median over rounds, between two CUDA
-events, or for JAX on the host's clock around calls that follow each other. What is left when ``MINUTES`` are over is not
-begun, and the table says so. ``--max-autotune`` adds that mode of torch.compile, which takes minutes to compile.
+events, or for JAX on the host's clock around calls that follow each other. What is left when ``MINUTES`` are over is
+not begun, and the table says so. ``--max-autotune`` adds that mode of torch.compile, which takes minutes to compile.
 """
 
 import argparse
