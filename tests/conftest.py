@@ -27,12 +27,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
-            if item.path.name in SMOKE:
+            if item.path.name in SMOKE and _dtype_of(item) == torch.float32:
                 item.add_marker("cuda_smoke")
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
         if item.get_closest_marker("every_card") and not config.getoption("every_card", False):
             item.add_marker(pytest.mark.skip(reason="takes --every-card"))
+
+
+def _dtype_of(item: pytest.Item) -> torch.dtype:
+    """What a test is given as ``dtype``, or else float32."""
+    return (
+        item.callspec.params.get("dtype", torch.float32)
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else torch.float32
+    )
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

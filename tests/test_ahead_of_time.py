@@ -22,8 +22,19 @@ SHARED = {"7.5": 64, "8.0": 163, "8.6": 99, "8.9": 99, "9.0": 227, "10.0": 227, 
 SHARED["gfx942"] = 64
 REGISTERS = {"gfx942": 512}
 """Of a thread; those of NVIDIA's are 255."""
-SPILLED = {"9.0": 0, "8.0": 0, "8.6": 0, "8.9": 0, "gfx942": 0, "7.5": 0}
-"""Bytes of a thread's registers in memory; 32 on Blackwell, of 1020."""
+SPILLED = {
+    "7.5": 0,
+    "8.0": 0,
+    "8.6": 8,
+    "8.9": 8,
+    "9.0": 0,
+    "10.0": 32,
+    "10.3": 32,
+    "12.0": 16,
+    "12.1": 16,
+    "gfx942": 0,
+}
+"""Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, whose loads are masked one by one, have more."""
 PRODUCTS = {"9.0": "HGMMA", "10.0": "UTCHMMA", "10.3": "UTCHMMA", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
@@ -46,9 +57,8 @@ def compiled(table, architecture):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(kernels, architecture):
-    limit = SPILLED.get(architecture, 32)
-    assert [kernel for kernel in kernels if kernel["stack"] > limit] == []
+def check(kernels, architecture, spilled):
+    assert [kernel for kernel in kernels if kernel["stack"] > spilled] == []
     assert [kernel for kernel in kernels if kernel["registers"] > REGISTERS.get(architecture, 255)] == []
     assert [kernel for kernel in kernels if kernel["shared"] > 1024 * SHARED[architecture]] == []
 
@@ -57,7 +67,7 @@ def test_the_largest_networks_fit_registers_and_shared_memory(architecture):
     kernels = compiled("corners", architecture)
     expected = {*POINTWISE, *LARGE} if gpu.CARDS[architecture].rows else {*POINTWISE}
     assert {kernel["kernel"] for kernel in kernels} == expected
-    check(kernels, architecture)
+    check(kernels, architecture, SPILLED[architecture])
 
 
 def test_tensor_cores_multiply(architecture):
@@ -70,7 +80,7 @@ def test_tensor_cores_multiply(architecture):
 @pytest.mark.every_card
 def test_other_networks_fit_too(architecture):
     """Odd sizes, every activation, task and option: it takes minutes for each card."""
-    check(compiled("others", architecture), architecture)
+    check(compiled("others", architecture), architecture, SPILLED[architecture] + 40)
 
 
 def test_batches_of_any_size_at_any_address_share_what_is_compiled():

@@ -27,6 +27,8 @@ from twolayer.tasks import TASKS
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 tasks = pytest.mark.parametrize("task", TASKS)
 backwards = pytest.mark.parametrize("backward", BACKWARDS)
+on_a_cpu = pytest.mark.parametrize("device", ["cpu"], indirect=True)
+"""Of shapes and derivatives, which say on a GPU what they say here: the operators are the same."""
 reductions = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 SIZES = [(1, 1, 1, 1), (1, 5, 3, 2), (7, 1, 3, 2), (7, 5, 1, 2), (7, 5, 3, 1), (13, 11, 17, 3), (33, 2, 5, 7)]
@@ -97,6 +99,7 @@ def test_in_float32_the_error_is_that_of_torch(activation, task, backward, devic
         assert relative_error(value, exact) <= allowed
 
 
+@on_a_cpu
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @tasks
 @activations
@@ -108,6 +111,7 @@ def test_any_sizes(activation, task, sizes, device):
     assert_equal(value_and_gradients(cost_of(p), tensors), value_and_gradients(true_cost_of(p), tensors))
 
 
+@on_a_cpu
 @reductions
 @tasks
 @activations
@@ -182,6 +186,7 @@ LAYOUTS = {
 }
 
 
+@on_a_cpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @tasks
 @activations
@@ -198,6 +203,7 @@ def test_any_memory_layout(activation, task, layout, device):
     assert_equal(gradients(cost_of(p), strided), gradients(true_cost_of(p), contiguous))
 
 
+@on_a_cpu
 @pytest.mark.parametrize("lead", [(), (1,), (4, 2), (2, 1, 4), (0,), (2, 0, 3)], ids=str)
 @backwards
 @activations
@@ -384,6 +390,7 @@ def weighted_truth(L, weights, reduction):
     return {"mean": (weights * L).sum() / weights.sum(), "sum": (weights * L).sum(), "none": weights * L}[reduction]
 
 
+@on_a_cpu
 @reductions
 @backwards
 @tasks
@@ -411,6 +418,7 @@ def test_a_weight_is_that_many_copies_of_an_example(task, backward, weight_dtype
     assert_equal(value_and_gradients(weighted, tensors), value_and_gradients(repeated, tensors))
 
 
+@on_a_cpu
 @reductions
 @backwards
 @tasks
