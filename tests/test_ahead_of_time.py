@@ -34,7 +34,7 @@ SPILLED = {
     "12.1": 16,
     "gfx942": 0,
 }
-"""Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, whose loads are masked one by one, have more."""
+"""Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, with loads masked one by one, have more."""
 PRODUCTS = {"9.0": "HGMMA", "10.0": "UTCHMMA", "10.3": "UTCHMMA", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
