@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from problems import Problem, assert_equal, problem
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from twolayer.functional import BACKWARDS
+from twolayer.functional import BACKWARDS, cpu_level, kernel_for
 
 from .models import Ours, Theirs
 from .page import Cell, Location, Outcome, cell_of, location_of, outcome_of, written
@@ -89,14 +90,31 @@ def one_example(device: str) -> Problem:
 Computation = Callable[[Ours | Theirs, Tensor, Tensor], Any]
 
 
+IN_FLOAT32 = 2e-5
+"""Some hundred roundings of float32, relative to the largest entry: those of three derivatives of seven examples."""
+
+
 def _comparison(example: Problem, backward: str) -> Callable[..., None]:
-    def compare(compute: Computation, truth: Computation | None = None, tolerance: float = 1e-12) -> None:
+    def compare(
+        compute: Computation, truth: Computation | None = None, tolerance: float = 1e-12, float32: bool = True
+    ) -> None:
         ours = tree_leaves(compute(Ours(example, backward), example.X.clone(), example.Y.clone()))
         theirs = tree_leaves((truth or compute)(Theirs(example), example.X.clone(), example.Y.clone()))
         assert any(V.abs().max() > 0.01 for V in theirs), "compares nothing"
         assert_equal(ours, theirs, tolerance)
+        if float32 and example.X.device.type == "cpu" and cpu_level() is not None:  # where the compiled kernel runs
+            single = in_float32(example)
+            X, Y, W1, W2 = single.X, single.Y, single.W1, single.W2
+            assert kernel_for(X, Y, W1, W2, activation=single.activation) == "cpu"
+            ours = tree_leaves(compute(Ours(single, backward, chunks=False), X.clone(), Y.clone()))
+            assert_equal(ours, theirs, IN_FLOAT32)
 
     return compare
+
+
+def in_float32(example: Problem) -> Problem:
+    tensors = {name: V.float() for name, V in vars(example).items() if isinstance(V, Tensor)}
+    return replace(example, **tensors)
 
 
 @pytest.fixture

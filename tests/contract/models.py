@@ -11,10 +11,10 @@ from torch import Tensor, nn
 class Ours(nn.Module):
     """``TwoLayerNet`` and its own cost; in mode ``"streamed"`` in chunks smaller than every example's batch."""
 
-    def __init__(self, example: Problem, backward: str) -> None:
+    def __init__(self, example: Problem, backward: str, chunks: bool = True) -> None:
         super().__init__()
-        chunks = {"chunk_size": 2} if backward == "streamed" else {}
-        self.net = example.net(backward=backward, **chunks)
+        size = {"chunk_size": 2} if chunks and backward == "streamed" else {}
+        self.net = example.net(backward=backward, **size)
 
     def forward(self, X: Tensor, Y: Tensor) -> Tensor:
         return self.net.loss(X, Y)

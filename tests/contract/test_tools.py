@@ -58,7 +58,7 @@ def test_lbfgs(same):
 
         return [optimizer.step(closure) for _ in range(2)], list(model.parameters())
 
-    same(optimized, tolerance=1e-6)
+    same(optimized, tolerance=1e-6, float32=False)  # its line search takes other turns after other roundings
 
 
 @contract("Tools, unmodified", "`clip_grad_norm_`, `clip_grad_value_`")
