@@ -20,6 +20,10 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ROUNDING = 4
 """Units in the last place that a computed probability may lie outside of [0, 1]."""
 
+ALONE = 1 << 14
+"""Numbers that PyTorch looks through on one thread. Others, once woken, wait for more work, in the way of the kernel's
+own threads: on two cores that took a sixth of a pass."""
+
 Name = TypeVar("Name", bound=str)
 
 
@@ -302,8 +306,12 @@ def _extremes(V: Tensor) -> tuple[float, float]:
         V = V.detach()
     if V.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which PyTorch does not compare
         V = V.long()
-    least, greatest = torch.aminmax(V)
-    return least.item(), greatest.item()
+    if V.numel() <= ALONE:
+        least, greatest = torch.aminmax(V)
+        return least.item(), greatest.item()
+    pieces = [torch.aminmax(piece) for piece in V.split(max(1, ALONE * len(V) // V.numel()))]
+    bounds = torch.stack([bound for both in pieces for bound in both])  # a NaN among them comes through
+    return bounds.amin().item(), bounds.amax().item()
 
 
 def _named(dtypes: Iterable[torch.dtype]) -> str:

@@ -186,4 +186,6 @@ def is_freed(V: Tensor) -> bool:
 
 def can_look_at(V: Tensor) -> bool:
     """Whether values can be read at no cost: there are some, no GPU to wait for, no trace or transform to break."""
-    return at_rest(V) and V.is_cpu and V.numel() > 0
+    return (
+        V.is_cpu and V.numel() > 0 and not torch.compiler.is_compiling() and not is_traced(V) and not is_transformed(V)
+    )
