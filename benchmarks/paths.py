@@ -167,8 +167,8 @@ def main() -> None:
     }
     body = "\n\n".join(
         [
-            f"""How many times quicker than the other, the median over paired rounds and their range. The compiled kernel
-is that for `{cpu_level()}`. "In operators" is what runs where there is no compiled kernel.
+            f"""How many times quicker than the other, the median over paired rounds and their range. The kernel is that
+for `{cpu_level()}`. "In operators" is what runs where there is none.
 
 {target_table(found)}""",
             f"## Memory of `net.loss` and `backward` beyond inputs and parameters\n\n{memory_table()}",

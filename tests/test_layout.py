@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "initialization", "names"],
+    ["activations", "context", "extras", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
@@ -61,6 +61,7 @@ LAYERS = [
     ["training"],
     ["callbacks", "data"],
     ["cli"],
+    ["__main__"],
 ]
 
 
