@@ -17,16 +17,22 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer.answers import HELD, Answer, answering, told
+from twolayer.limits import check_limits
+from twolayer.parsing import Parser
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
 
+OF_THE_DATA = ("in_features", "out_features", "task")
+REFUSALS = (TypeError, ValueError, MisconfigurationException)
+"""By which constructors refuse their arguments."""
 PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
 
 
@@ -36,6 +42,30 @@ class SaveFitConfig(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
+
+
+class Begun(Callback):
+    """Lets out what was logged while a command was set up, unless there is no checkpoint to begin from."""
+
+    def __init__(self, ckpt_path: str | None) -> None:
+        self.ckpt_path = ckpt_path
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.ckpt_path is not None and trainer.ckpt_path is None:
+            raise Answer(f"--ckpt_path {self.ckpt_path}: there is none where this run keeps its checkpoints")
+        self.ckpt_path = None  # a fit tests its best one afterwards
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        HELD.release()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        HELD.release()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        HELD.release()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        HELD.release()
 
 
 class ResumedOptions(Callback):
@@ -99,7 +129,7 @@ class TwoLayerCLI(LightningCLI):
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in ("in_features", "out_features", "task"):
+        for name in OF_THE_DATA:
             of = partial(self._of_the_data, name)
             parser.link_arguments("data", f"model.{name}", compute_fn=of, apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -118,7 +148,12 @@ class TwoLayerCLI(LightningCLI):
 
     def _of_the_data(self, name: str, data: L.LightningDataModule) -> Any:
         """Of a trained network, what the checkpoint says: other rows may show fewer classes."""
-        return self.saved[name] if self.subcommand != "fit" and name in self.saved else getattr(data, name)
+        if self.subcommand != "fit" and name in self.saved:
+            return self.saved[name]
+        try:
+            return getattr(data, name)
+        except Exception as error:
+            raise Answer(f"{type(data).__name__}: {told(error)}", status=1) from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
@@ -126,6 +161,7 @@ class TwoLayerCLI(LightningCLI):
             args = [PLATEAU.sub(r"\1torch.optim.lr_scheduler.\2", arg) for arg in args]
         self.given = {arg.partition("=")[0].removeprefix("--") for arg in args if arg.startswith("--")}
         self.config = parser.parse_args(args)
+        check_limits(self.config[self.config.subcommand].as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way to take hyperparameters from a checkpoint, which overrules the command line."""
@@ -135,10 +171,11 @@ class TwoLayerCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and config.ckpt_path is None:
             self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
-        if config.ckpt_path is None:
+        if config.ckpt_path in (None, "last", "hpc"):  # which Lightning resolves
             return
-        if not Path(config.ckpt_path).is_file():  # "best", "last" and the like, which Lightning resolves
-            return
+        if not Path(config.ckpt_path).is_file():
+            what = "a folder" if Path(config.ckpt_path).is_dir() else "no such file"
+            raise Answer(f"--ckpt_path must be a file of this machine, or last, got {config.ckpt_path}: {what}")
         checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)
         self.saved = checkpoint.get("hyper_parameters", {})
         for name, value in self.saved.items():
@@ -148,6 +185,25 @@ class TwoLayerCLI(LightningCLI):
                 else:
                     rank_zero_info(f"model.{name}: {value!r} from the checkpoint (configured: {config.model[name]!r})")
                     config.model[name] = value
+
+    def instantiate_classes(self) -> None:
+        self.parser.add_instantiator(self._build, object)
+        super().instantiate_classes()
+
+    def _build(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """Makes an instance of a class; what it does not take is named as the option that it is."""
+        try:
+            return cls(*args, **kwargs)
+        except Answer:
+            raise
+        except Exception as error:
+            line, status = told(error), 2 if isinstance(error, REFUSALS) else 1
+            if issubclass(cls, LitTwoLayer) and line.startswith(OF_THE_DATA):
+                raise Answer(f"the data: {line}", status=1) from error
+            sections = {LitTwoLayer: "--model", L.LightningDataModule: "--data"}
+            section = next((name for base, name in sections.items() if issubclass(cls, base)), cls.__name__)
+            of_an_option = section.startswith("--") and re.match(r"[a-z]\w* (?:must|[+] )", line)
+            raise Answer(f"{section}{'.' if of_an_option else ': '}{line}", status) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         given = config.get("callbacks") or []
@@ -163,9 +219,30 @@ class TwoLayerCLI(LightningCLI):
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         if not barebones:
             callbacks = [*callbacks, RecordEnvironment()]
-        return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
+        begun = Begun(self.config[self.subcommand].ckpt_path)
+        try:
+            return super()._instantiate_trainer({**config, "callbacks": [begun, Monitors(), *others]}, callbacks)
+        except REFUSALS as error:
+            line = told(error)
+            named = [name for name in config if re.search(rf"\b{name}\b", line)]
+            named += [name for name, value in config.items() if isinstance(value, str) and repr(value) in line]
+            name = next((name for name in named if config[name] is not None), None)
+            raise Answer(f"--trainer{f'.{name} {config[name]}' if name else ''}: {line}") from error
+
+    def _check_optimizer(self) -> None:
+        """Whether the optimizer and its scheduler take their options: they are made long after all else is set up."""
+        option = "optimizer"
+        try:
+            optimizer = self.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+            option = "lr_scheduler"
+            if self.model.lr_scheduler is not None:
+                self.model.lr_scheduler(optimizer)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            if "total_steps" not in str(error):  # of OneCycleLR, filled in later
+                raise Answer(f"--model.{option}: {told(error)}") from error
 
     def before_fit(self) -> None:
+        self._check_optimizer()
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:
@@ -243,8 +320,12 @@ def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
     beside.replace(path)
 
 
+@answering
 def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     """Runs one command, with the arguments of the process, or the ones given.
+
+    In a process, whatever goes wrong ends in one line and an exit status, 2 for wrong use and 1 for all else; with
+    ``--traceback``, it is shown where. Given ``args``, errors are raised.
 
     Args:
         args: as on the command line: ``["fit", "--config", "configs/moons.yaml"]``.
@@ -270,6 +351,7 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
         seed_everything_default=0,
         load_from_checkpoint_support=False,
         auto_configure_optimizers=False,
+        parser_class=Parser,
         args=args,
     )
     return None if args is None else ran
@@ -277,3 +359,7 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
+
+
+if __name__ == "__main__":
+    main()
