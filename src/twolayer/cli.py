@@ -50,22 +50,17 @@ class Begun(Callback):
     def __init__(self, ckpt_path: str | None) -> None:
         self.ckpt_path = ckpt_path
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.ckpt_path is not None and trainer.ckpt_path is None:
             raise Answer(f"--ckpt_path {self.ckpt_path}: there is none where this run keeps its checkpoints")
         self.ckpt_path = None  # a fit tests its best one afterwards
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         HELD.release()
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        HELD.release()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        HELD.release()
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        HELD.release()
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
 
 
 class ResumedOptions(Callback):
