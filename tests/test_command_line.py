@@ -130,39 +130,109 @@ class StrangeAtTheEnd(Callback):
         raise Strange
 """,
     "syntax_error.py": "class Mine(:\n",
-    "text.ckpt": "no checkpoint",
+    "self.yaml": "config: self.yaml\nmodel: {hidden_features: 3}\n",
+    "model.yaml": "hidden_featurs: 3\n",
+    "model_dup.yaml": "hidden_features: 3\nhidden_features: 4\n",
+    "model_latin.yaml": b"# \xe9\nhidden_features: 3\n",
+    "model_broken.yaml": "hidden_features: [3\n",
+    "null_section.yaml": "model:\ntrainer: {max_epochs: 1}\n",
+    "data_null.yaml": "data: null\n",
+    "data_list.yaml": "data: [Moons]\n",
+    "data_int.yaml": "data: 3\n",
+    "ints.yaml": "1: 2\n",
+    "nul.yaml": b"model:\n  hidden_features: 3\n\x00\n",
+    "utf16.yaml": "model:\n  hidden_features: 3\n".encode("utf-16"),
+    "bom.yaml": b"\xef\xbb\xbfmodel:\n  hidden_featurs: 3\n",
+    "dup_deep.yaml": "model:\n  optimizer:\n    class_path: Adam\n    init_args:\n      lr: 1\n      lr: 2\n",
+    "class_no_init.yaml": "model:\n  optimizer:\n    init_args: {foo: 1}\n",
+    "cb.yaml": "trainer:\n  callbacks:\n  - class_path: EarlyStoping\n",
+    "cb2.yaml": "trainer:\n  callbacks:\n  - class_path: EarlyStopping\n    init_args: {monitr: a}\n",
+    "cb3.yaml": "trainer:\n  callbacks: 3\n",
+    "cb4.yaml": "trainer:\n  callbacks:\n  - class_path: EarlyStopping\n",
+    "log.yaml": "trainer:\n  logger:\n    class_path: CSVLogger\n",
+    "sub.yaml": "fit:\n  model: {hidden_features: 3}\n",
+    "alias.yaml": "model: &m\n  hidden_features: 3\n  loop: *m\n",
+    "r.json": '{"model": {"hidden_features": 3, "hidden_features": 4}}',
+    "str_lr.yaml": "model: {optimizer: {class_path: Adam, init_args: {lr: 1e}}}\n",
+    "mine2.py": """
+import warnings
+import numpy as np
+from twolayer.data import TabularDataModule
+from mine import Mine
+import torch
+class Ragged(Mine):
+    def load(self): return np.zeros((5,2)), np.zeros(4)
+class OneDim(Mine):
+    def load(self): return np.zeros(5), np.zeros(5)
+class Lists(Mine):
+    def load(self): return [[1.0],[2.0]], [0,1]
+class NoneAtAll(Mine):
+    def load(self): pass
+class Exits(Mine):
+    def load(self): raise SystemExit("I stop")
+class Memory(Mine):
+    def load(self): raise MemoryError
+class Deep(Mine):
+    def load(self): return self.load()
+class Asserts(Mine):
+    def load(self): assert 1 == 2, "must hold"
+class Nested(Mine):
+    def load(self):
+        try: 1/0
+        except ZeroDivisionError as e: raise RuntimeError("outer\\nmore") from e
+class InitBug(Mine):
+    def __init__(self, alpha: int = 1, **kw): super().__init__(**kw); self.x = undefined
+class InitRefuses(Mine):
+    def __init__(self, alpha: int = 1, **kw):
+        super().__init__(**kw)
+        if alpha < 3: raise ValueError(f"alpha must be at least 3, got {alpha}")
+class Warns(Mine):
+    def load(self):
+        warnings.warn("old way", DeprecationWarning)
+        warnings.warn("strange rows")
+        raise KeyError("col")
+class Prints(Mine):
+    def load(self): raise UnicodeDecodeError("utf-8", bytes([233]), 0, 1, "bad")
+class LateOne(Mine):
+    def val_dataloader(self): raise OSError(28, "No space left on device", "x.tmp")
+class Reg(Mine):
+    task="regression"
+    def load(self): return np.ones((9,2)), np.full(9, np.inf)
+class AbstractOne(Mine):
+    def __new__(cls, *a, **k): raise NotImplementedError
+from lightning.pytorch.callbacks import Callback
+class NeedsArg(Callback):
+    def __init__(self, a: int): pass
+class Setup(Callback):
+    def setup(self, *a, **k): raise IndexError("list index out of range")
+def function(x): return x
+number = 3
+""",
+    "import_error.py": "import nothing_like_this\nclass Mine: pass\n",
+    "raises.py": "raise RuntimeError('at import')\n",
 }
 
 ROWS = [
     # Subcommands
     ("no subcommand", "", 2, "fit, validate, test, predict"),
     ("unknown subcommand", "fti", 2, "fti fit"),
-    ("unknown subcommand, far", "xyzzy", 2, "xyzzy validate"),
     ("subcommand after the options", "--config moons.yaml fit", 2, "command data.init_args.n_samples"),
     ("a word too many", "fit extra -c moons.yaml", 2, "extra"),
     # Keys
     ("unknown option", "fit -c moons.yaml --trainer.max_epohcs 3", 2, "--trainer.max_epohcs --trainer.max_epochs"),
     ("unknown option with =", "fit -c moons.yaml --model.activatoin=tanh", 2, "--model.activatoin --model.activation"),
     ("without its section", "fit -c moons.yaml --max_epochs 3", 2, "--max_epochs --trainer.max_epochs"),
-    ("without its section, short", "fit -c moons.yaml --lr 0.1", 2, "--lr --model.optimizer"),
     ("with hyphens", "fit -c moons.yaml --trainer.max-epochs 3", 2, "--trainer.max-epochs --trainer.max_epochs"),
-    ("one hyphen", "fit -c moons.yaml -trainer.max_epochs 3", 2, "-trainer.max_epochs --trainer.max_epochs"),
     ("prefix", "fit -c moons.yaml --trainer.max_epoch 3", 2, "--trainer.max_epoch --trainer.max_epochs"),
-    ("prefix with =", "fit -c moons.yaml --model.hidden=3", 2, "--model.hidden --model.hidden_features"),
     ("prefix ckpt", "fit -c moons.yaml --ckpt last.ckpt", 2, "--ckpt --ckpt_path"),
-    ("prefix filename", "fit -c moons.yaml --checkpoint.filenam a", 2, "--checkpoint.filenam --checkpoint.filename"),
     ("prefix config", "fit --conf moons.yaml", 2, "--conf --config"),
     ("prefix before the subcommand", "--conf moons.yaml fit", 2, "--conf --config"),
     ("prefix of data", "fit -c moons.yaml --data.n_sample 50", 2, "--data.n_sample --data.n_samples"),
     ("prefix of optimizer", "fit -c moons.yaml --model.optimizer=Adam --model.optimizer.l=1", 2, "--model.optimizer.l"),
-    ("unknown of optimizer", "fit -c moons.yaml --model.optimizer=Adam --model.optimizer.learning=1", 2, "learning"),
     ("unknown of data", "fit -c moons.yaml --data.nois 0.1", 2, "--data.nois --data.noise"),
     ("unknown of logger", "fit -c moons.yaml --trainer.logger CSVLogger --trainer.logger.nme a", 2, "nme name"),
-    ("of another data set", "fit -c moons.yaml --data.centers 3", 2, "--data.centers"),
     ("linked", "fit -c moons.yaml --model.in_features 3", 2, "--model.in_features data"),
-    ("linked task", "fit -c moons.yaml --model.task regression", 2, "--model.task data"),
     ("nothing after it", "fit -c moons.yaml --trainer.max_epochs", 2, "--trainer.max_epochs"),
-    ("nothing after =", "fit -c moons.yaml --trainer.max_epochs=", 2, "--trainer.max_epochs"),
     ("nested key of a value", "fit -c moons.yaml --model.hidden_features.x 3", 2, "--model.hidden_features.x"),
     ("required left out", "fit --data Moons", 2, "model.hidden_features"),
     ("data left out", "fit --model.hidden_features 3", 2, "data"),
@@ -170,14 +240,11 @@ ROWS = [
     ("no such file", "fit -c nowhere.yaml", 2, "--config nowhere.yaml"),
     ("a folder", "fit -c .", 2, "--config not a file"),
     ("empty file", "fit -c empty.yaml", 2, "empty.yaml"),
-    ("comment alone", "fit -c comment.yaml", 2, "comment.yaml"),
     ("a list", "fit -c list.yaml", 2, "list.yaml list"),
-    ("words", "fit -c text.yaml", 2, "text.yaml"),
     ("two documents", "fit -c two_documents.yaml", 2, "two_documents.yaml line"),
     ("duplicate key", "fit -c moons.yaml -c duplicate.yaml", 2, "duplicate.yaml hidden_features line 3"),
     ("duplicate section", "fit -c duplicate_section.yaml", 2, "duplicate_section.yaml trainer line 5"),
     ("not YAML", "fit -c broken.yaml", 2, "broken.yaml line 3"),
-    ("tabs", "fit -c tabs.yaml", 2, "tabs.yaml line 2"),
     ("not UTF-8", "fit -c latin1.yaml", 2, "latin1.yaml line 1 UTF-8"),
     ("binary", "fit -c binary.yaml", 2, "binary.yaml"),
     ("unknown in file", "fit -c moons.yaml -c unknown.yaml", 2, "model.hidden_featurs model.hidden_features"),
@@ -190,64 +257,43 @@ ROWS = [
     ("section is a value", "fit -c moons.yaml -c section_is_a_value.yaml", 2, "trainer 3"),
     ("section is a list", "fit -c moons.yaml -c section_is_a_list.yaml", 2, "model hidden_features"),
     ("python tag", "fit -c moons.yaml -c python_tag.yaml", 2, "python_tag.yaml line 2"),
-    ("anchor", "fit -c moons.yaml -c anchor.yaml", 2, "anchor.yaml line 2"),
-    ("a second file that is not there", "fit -c moons.yaml -c nowhere.yaml", 2, "nowhere.yaml"),
-    ("config before the subcommand, flat", "-c moons.yaml fit", 2, "command data.init_args.n_samples"),
     ("a file for the model that is not there", "fit -c moons.yaml --model nowhere.yaml", 2, "--model nowhere.yaml"),
     ("a file for data that is not there", "fit -c moons.yaml --data nowhere.yaml", 2, "--data nowhere.yaml"),
     # Classes
     ("no such data", "fit --data Foo --model.hidden_features 3", 2, "--data Foo"),
-    ("data nearly", "fit --data Mons --model.hidden_features 3", 2, "--data Mons Moons"),
     ("no such module", "fit --data nowhere.Mine --model.hidden_features 3", 2, "--data nowhere.Mine"),
-    ("no such class of mine", "fit --data mine.Mone --model.hidden_features 3", 2, "--data mine.Mone"),
     ("data is another class", "fit --data torch.nn.Linear --model.hidden_features 3", 2, "--data torch.nn.Linear"),
     ("module does not parse", "fit --data syntax_error.Mine --model.hidden_features 3", 2, "--data syntax_error"),
     ("no such optimizer", "fit -c moons.yaml --model.optimizer Foo", 2, "--model.optimizer Foo"),
     ("optimizer nearly", "fit -c moons.yaml --model.optimizer Adma", 2, "--model.optimizer Adma Adam"),
     ("no section optimizer", "fit -c moons.yaml --optimizer Foo", 2, "--optimizer --model.optimizer"),
-    ("no such scheduler", "fit -c moons.yaml --model.lr_scheduler Foo", 2, "--model.lr_scheduler Foo"),
     ("no such logger", "fit -c moons.yaml --trainer.logger Foo", 2, "--trainer.logger Foo"),
     ("no such callback", "fit -c moons.yaml --trainer.callbacks+=Foo", 2, "--trainer.callbacks Foo"),
     ("scheduler lacks an option", "fit -c moons.yaml --model.lr_scheduler StepLR", 2, "--model.lr_scheduler step_size"),
     ("abstract data", "fit --data TabularDataModule --model.hidden_features 3", 1, "TabularDataModule load()"),
     # Values of the wrong type
     ("int", "fit -c moons.yaml --model.hidden_features three", 2, "--model.hidden_features int three"),
-    ("int, a fraction", "fit -c moons.yaml --model.hidden_features 2.5", 2, "--model.hidden_features int 2.5"),
     ("int of data", "fit -c moons.yaml --data.batch_size abc", 2, "--data.batch_size int abc"),
     ("float of data", "fit -c moons.yaml --data.val_fraction abc", 2, "--data.val_fraction float abc"),
-    ("bool", "fit -c moons.yaml --model.standardize maybe", 2, "--model.standardize bool maybe"),
     ("int of trainer", "fit -c moons.yaml --trainer.max_epochs abc", 2, "--trainer.max_epochs int abc"),
     ("float of optimizer", "fit -c moons.yaml --model.optimizer.lr abc", 2, "--model.optimizer.lr float abc"),
-    (
-        "int of early stopping",
-        "fit -c moons.yaml --early_stopping.patience abc",
-        2,
-        "--early_stopping.patience int abc",
-    ),
-    ("null", "fit -c moons.yaml --model.hidden_features null", 2, "--model.hidden_features int"),
     ("list", "fit -c moons.yaml --model.class_weight 3", 2, "--model.class_weight list 3"),
-    ("dict", "fit -c moons.yaml --model.hidden_features {a:1}", 2, "--model.hidden_features int"),
     ("precision", "fit -c moons.yaml --trainer.precision 7", 2, "--trainer.precision 7"),
     ("seed", "fit -c moons.yaml --seed_everything abc", 2, "--seed_everything abc"),
     ("max_time", "fit -c moons.yaml --trainer.max_time abc", 2, "max_time abc"),
     # Values out of range: the network's and the training's
     ("hidden_features", "fit -c moons.yaml --model.hidden_features 0", 2, "--model.hidden_features at least 1 got 0"),
-    ("hidden_features", "fit -c moons.yaml --model.hidden_features -3", 2, "--model.hidden_features at least 1 got -3"),
     ("activation", "fit -c moons.yaml --model.activation gelu", 2, "--model.activation relu got 'gelu'"),
     ("init", "fit -c moons.yaml --model.init hee", 2, "--model.init 'he' got 'hee'"),
     ("backward", "fit -c moons.yaml --model.backward auto", 2, "--model.backward 'manual' got 'auto'"),
     ("class_weight", "fit -c moons.yaml --model.class_weight [1,2,3]", 2, "--model.class_weight 2 3"),
     ("class_weight", "fit -c moons.yaml --model.class_weight [1,-2]", 2, "--model.class_weight -2"),
-    ("class_weight", "fit -c moons.yaml --model.class_weight [.nan,1]", 2, "--model.class_weight nan"),
     ("label_smoothing", "fit -c moons.yaml --model.label_smoothing 1.5", 2, "--model.label_smoothing [0, 1) 1.5"),
-    ("label_smoothing", "fit -c moons.yaml --model.label_smoothing .nan", 2, "--model.label_smoothing finite nan"),
     ("steps_per_call", "fit -c moons.yaml --model.steps_per_call 0", 2, "--model.steps_per_call at least 1 got 0"),
     ("interval", "fit -c moons.yaml --model.scheduler_interval day", 2, "--model.scheduler_interval 'epoch' 'day'"),
-    ("frequency", "fit -c moons.yaml --model.scheduler_frequency 0", 2, "--model.scheduler_frequency at least 1 got 0"),
     ("lr nan", "fit -c moons.yaml --model.optimizer.lr .nan", 2, "--model.optimizer.lr finite nan"),
     ("lr inf", "fit -c moons.yaml --model.optimizer.lr .inf", 2, "--model.optimizer.lr finite inf"),
     ("lr negative", "fit -c moons.yaml --model.optimizer.lr -1", 2, "--model.optimizer lr -1"),
-    ("SGD lr nan", "fit -c moons.yaml --model.optimizer SGD --model.optimizer.lr nan", 2, "--model.optimizer.lr nan"),
     ("weight_decay nan", "fit -c moons.yaml --model.optimizer.weight_decay .nan", 2, "--model.optimizer.weight_decay"),
     ("betas", "fit -c moons.yaml --model.optimizer.betas [0.9,1.5]", 2, "--model.optimizer beta 1.5"),
     (
@@ -269,22 +315,15 @@ ROWS = [
         "val_fraction test_fraction",
     ),
     ("seed of data", "fit -c moons.yaml --data.seed -1", 2, "--data.seed got -1"),
-    ("seed of data", "fit -c moons.yaml --data.seed 99999999999", 2, "--data.seed got 99999999999"),
-    ("iterations", "fit -c moons.yaml --data.iterations_per_epoch 0", 2, "--data.iterations_per_epoch 1 got 0"),
     ("n_samples", "fit -c moons.yaml --data.n_samples 0", 2, "--data.n_samples got 0"),
     ("n_samples", "fit -c moons.yaml --data.n_samples -5", 2, "--data.n_samples got -5"),
-    ("n_samples", "fit -c moons.yaml --data.n_samples 1", 2, "--data.n_samples got 1"),
     ("noise", "fit -c moons.yaml --data.noise -1", 2, "--data.noise got -1"),
     ("noise", "fit -c moons.yaml --data.noise .nan", 2, "--data.noise got nan"),
-    ("noise", "fit -c moons.yaml --data.noise .inf", 2, "--data.noise got inf"),
     ("factor", "fit -c moons.yaml --data Circles --data.factor 1.5", 2, "--data.factor got 1.5"),
-    ("factor", "fit -c moons.yaml --data Circles --data.factor .nan", 2, "--data.factor got nan"),
     ("centers", "fit -c moons.yaml --data Blobs --data.centers 0", 2, "--data.centers got 0"),
     ("centers", "fit -c moons.yaml --data Blobs --data.centers 1", 2, "--data.centers got 1"),
-    ("centers", "fit -c moons.yaml --data Blobs --data.centers 401", 2, "--data.centers 401"),
     ("cluster_std", "fit -c moons.yaml --data Blobs --data.cluster_std -1", 2, "--data.cluster_std got -1"),
     ("n_classes", "fit -c moons.yaml --data GaussianQuantiles --data.n_classes 0", 2, "--data.n_classes got 0"),
-    ("n_classes", "fit -c moons.yaml --data GaussianQuantiles --data.n_classes 500", 2, "--data.n_classes 500"),
     # Of Lightning
     ("max_epochs 0", "fit -c moons.yaml --trainer.max_epochs 0", 2, "--trainer.max_epochs at least 1 got 0"),
     ("max_epochs -2", "fit -c moons.yaml --trainer.max_epochs -2", 2, "--trainer.max_epochs -2"),
@@ -305,22 +344,14 @@ ROWS = [
     ("strategy", "fit -c moons.yaml --trainer.strategy foo", 2, "strategy foo"),
     ("clip", "fit -c moons.yaml --trainer.gradient_clip_val -1", 2, "--trainer.gradient_clip_val -1"),
     ("clip nan", "fit -c moons.yaml --trainer.gradient_clip_val .nan", 2, "--trainer.gradient_clip_val nan"),
-    ("clip by", "fit -c moons.yaml --trainer.gradient_clip_algorithm foo", 2, "gradient_clip_algorithm foo"),
     ("accumulate", "fit -c moons.yaml --trainer.accumulate_grad_batches 0", 2, "--trainer.accumulate_grad_batches 0"),
     ("limit", "fit -c moons.yaml --trainer.limit_train_batches -1", 2, "limit_train_batches -1"),
     ("limit 0", "fit -c moons.yaml --trainer.limit_train_batches 0", 2, "limit_train_batches 0"),
-    ("limit 1.5", "fit -c moons.yaml --trainer.limit_val_batches 1.5", 2, "limit_val_batches 1.5"),
     ("interval", "fit -c moons.yaml --trainer.val_check_interval 0", 2, "--trainer.val_check_interval 0"),
-    ("log", "fit -c moons.yaml --trainer.log_every_n_steps -1", 2, "--trainer.log_every_n_steps -1"),
-    ("num_nodes", "fit -c moons.yaml --trainer.num_nodes 0", 2, "--trainer.num_nodes 0"),
-    ("profiler", "fit -c moons.yaml --trainer.profiler foo", 2, "profiler foo"),
     ("seed", "fit -c moons.yaml --seed_everything -1", 2, "--seed_everything -1"),
     # Checkpoints
     ("none for test", "test -c moons.yaml", 2, "test --ckpt_path"),
-    ("none for validate", "validate -c moons.yaml", 2, "validate --ckpt_path"),
-    ("none for predict", "predict -c moons.yaml", 2, "predict --ckpt_path"),
     ("not there", "fit -c moons.yaml --ckpt_path nowhere.ckpt", 2, "--ckpt_path nowhere.ckpt"),
-    ("not there for test", "test -c moons.yaml --ckpt_path nowhere.ckpt", 2, "--ckpt_path nowhere.ckpt"),
     ("a folder", "fit -c moons.yaml --ckpt_path .", 2, "--ckpt_path folder"),
     ("last where there is none", "fit -c moons.yaml --ckpt_path last", 2, "--ckpt_path last"),
     ("best where there is none", "test -c moons.yaml --ckpt_path best", 2, "--ckpt_path best"),
@@ -329,13 +360,9 @@ ROWS = [
     # Data
     ("bug", "fit --data mine.Bug --model.hidden_features 3", 1, "AttributeError shape --traceback"),
     ("not finite", "fit --data mine.NotFinite --model.hidden_features 3", 1, "X finite row 4, column 1"),
-    ("labels from one", "fit --data mine.LabelsFromOne --model.hidden_features 3", 1, "Y class indices from 0"),
     ("few rows", "fit -c moons.yaml --data mine.FewerRowsThanClasses", 1, "rows class"),
     ("one of a class", "fit -c moons.yaml --data mine.OneOfAClass", 1, "class 1"),
-    ("no rows", "fit -c moons.yaml --data mine.NoRows", 1, "X shape (0, 2)"),
-    ("words", "fit -c moons.yaml --data mine.Words", 1, "Y numbers"),
     ("no task", "fit -c moons.yaml --data mine.NoTask", 1, "NoTask task"),
-    ("wrong task", "fit -c moons.yaml --data mine.WrongTask", 1, "task classification"),
     ("no load", "fit -c moons.yaml --data mine.NoLoad", 1, "NoLoad load()"),
     ("no features", "fit -c moons.yaml --data mine.NoFeatures", 1, "NoFeatures in_features"),
     ("file missing", "fit -c moons.yaml --data mine.FileMissing", 1, "rows.npy"),
@@ -347,13 +374,124 @@ ROWS = [
         2,
         "quantiles [0, 1]",
     ),
+    # Found by hunting
+    ("self include", "fit -c self.yaml", 2, "self.yaml"),
+    ("nested section file unknown key", "fit -c moons.yaml --model model.yaml", 2, "hidden_featurs hidden_features"),
+    ("section file dup", "fit -c moons.yaml --model model_dup.yaml", 2, "model_dup.yaml hidden_features"),
+    ("section file latin1", "fit -c moons.yaml --model model_latin.yaml", 2, "model_latin.yaml"),
+    ("section file broken", "fit -c moons.yaml --model model_broken.yaml", 2, "model_broken.yaml"),
+    ("null section", "fit -c moons.yaml -c null_section.yaml", 2, "null_section.yaml model"),
+    ("data null", "fit -c moons.yaml -c data_null.yaml", 2, "data"),
+    ("int keys", "fit -c moons.yaml -c ints.yaml", 2, "1"),
+    ("NUL byte", "fit -c moons.yaml -c nul.yaml", 2, "nul.yaml"),
+    ("utf16", "fit -c moons.yaml -c utf16.yaml", 2, "utf16.yaml UTF-8"),
+    ("dup deep", "fit -c moons.yaml -c dup_deep.yaml", 2, "dup_deep.yaml lr line 6"),
+    ("callback typo", "fit -c moons.yaml -c cb.yaml", 2, "trainer.callbacks EarlyStoping EarlyStopping"),
+    ("callback key typo", "fit -c moons.yaml -c cb2.yaml", 2, "monitr monitor"),
+    ("callbacks 3", "fit -c moons.yaml -c cb3.yaml", 2, "trainer.callbacks 3"),
+    ("logger lacks save_dir", "fit -c moons.yaml -c log.yaml", 2, "logger save_dir"),
+    ("file for command level", "fit -c moons.yaml -c sub.yaml", 2, "fit"),
+    ("recursive alias", "fit -c moons.yaml -c alias.yaml", 2, "alias.yaml"),
+    ("dup json", "fit -c moons.yaml -c r.json", 2, "r.json hidden_features"),
+    ("config address", "fit -c http://127.0.0.1:9/x.yaml", 2, "http://127.0.0.1:9/x.yaml"),
+    ("config inline", "fit -c '{model: {hidden_featurs: 3}}'", 2, "hidden_featurs"),
+    ("config inline bad", "fit -c '{model: ['", 2, "config"),
+    ("config missing value", "fit -c", 2, "config"),
     (
-        "every_n_steps",
-        "fit -c moons.yaml --trainer.callbacks+=twolayer.callbacks.GradNormQuantiles"
-        " --trainer.callbacks.every_n_steps=0",
+        "ckpt address",
+        "fit -c moons.yaml --ckpt_path http://127.0.0.1:9/a.ckpt",
         2,
-        "every_n_steps at least 1 got 0",
+        "--ckpt_path http://127.0.0.1:9/a.ckpt",
     ),
+    ("ckpt /dev/null", "fit -c moons.yaml --ckpt_path /dev/null", 2, "--ckpt_path /dev/null"),
+    ("test last where none", "test -c moons.yaml --ckpt_path last", 2, "--ckpt_path last"),
+    ("ragged", "fit -c moons.yaml --data mine2.Ragged", 1, "Y 5 rows"),
+    ("none", "fit -c moons.yaml --data mine2.NoneAtAll", 1, "NoneAtAll"),
+    ("assert", "fit -c moons.yaml --data mine2.Asserts", 1, "AssertionError must hold"),
+    ("nested error", "fit -c moons.yaml --data mine2.Nested", 1, "RuntimeError outer more"),
+    ("init bug", "fit -c moons.yaml --data mine2.InitBug", 1, "InitBug NameError undefined"),
+    ("init refuses", "fit -c moons.yaml --data mine2.InitRefuses", 2, "--data.alpha at least 3"),
+    ("warns then fails", "fit -c moons.yaml --data mine2.Warns", 1, "KeyError col"),
+    ("unicode in data", "fit -c moons.yaml --data mine2.Prints", 1, "UnicodeDecodeError"),
+    ("late OSError", "fit -c moons.yaml --data mine2.LateOne", 1, "No space left"),
+    ("regression inf", "fit -c moons.yaml --data mine2.Reg", 1, "Y finite"),
+    ("callback lacks arg", "fit -c moons.yaml --trainer.callbacks+=mine2.NeedsArg", 2, "callbacks a"),
+    ("callback setup bug", "fit -c moons.yaml --trainer.callbacks+=mine2.Setup", 1, "IndexError list index"),
+    ("data a function", "fit -c moons.yaml --data mine2.function", 2, "data mine2.function"),
+    ("data module import error", "fit -c moons.yaml --data import_error.Mine", 2, "data nothing_like_this"),
+    ("data module raises", "fit -c moons.yaml --data raises.Mine", 2, "data import"),
+    ("data a module", "fit -c moons.yaml --data twolayer.data", 2, "data twolayer.data"),
+    ("data dotted short", "fit -c moons.yaml --data .Moons", 2, "data .Moons"),
+    ("optimizer a module", "fit -c moons.yaml --model.optimizer torch.nn.Linear", 2, "model.optimizer torch.nn.Linear"),
+    ("optimizer null", "fit -c moons.yaml --model.optimizer null", 2, "model.optimizer"),
+    (
+        "scheduler neg",
+        "fit -c moons.yaml --model.lr_scheduler CosineAnnealingLR --model.lr_scheduler.T_max -1",
+        2,
+        "T_max -1",
+    ),
+    (
+        "plateau factor",
+        "fit -c moons.yaml --model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.factor 2",
+        2,
+        "lr_scheduler Factor",
+    ),
+    (
+        "onecycle max_lr",
+        "fit -c moons.yaml --model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr -1",
+        2,
+        "max_lr",
+    ),
+    (
+        "label smoothing regression",
+        "fit -c moons.yaml --data Diabetes --model.label_smoothing 0.1",
+        2,
+        "label_smoothing",
+    ),
+    ("noise huge", "fit -c moons.yaml --data.noise 1e300", 1, "X finite"),
+    ("two samples", "fit -c moons.yaml --data.n_samples 2 --data.val_fraction 0.4", 1, "class"),
+    (
+        "save_dir a file",
+        "fit -c moons.yaml --trainer.logger CSVLogger --trainer.logger.save_dir moons.yaml",
+        1,
+        "moons.yaml",
+    ),
+    ("max_time", "fit -c moons.yaml --trainer.max_time 1:2", 2, "max_time"),
+    ("val_check time", "fit -c moons.yaml --trainer.val_check_interval 00:00:xx:00", 2, "val_check_interval"),
+    (
+        "barebones with logger",
+        "fit -c moons.yaml --trainer.barebones true --trainer.enable_progress_bar true",
+        2,
+        "barebones",
+    ),
+    (
+        "save_top_k and monitor null",
+        "fit -c moons.yaml --checkpoint.monitor null --checkpoint.save_top_k 3",
+        2,
+        "save_top_k",
+    ),
+    (
+        "two intervals",
+        "fit -c moons.yaml --checkpoint.every_n_epochs 1 --checkpoint.every_n_train_steps 1",
+        2,
+        "every_n_train_steps",
+    ),
+    ("same filename", "fit -c moons.yaml --checkpoint.filename last", 2, "filename last"),
+    ("sync batchnorm", "fit -c moons.yaml --trainer.strategy deepspeed", 2, "trainer DeepSpeed"),
+    ("unknown flag short", "fit -c moons.yaml -x 3", 2, "-x"),
+    ("equals only", "fit -c moons.yaml =3", 2, "=3"),
+    (
+        "append unknown",
+        "fit -c moons.yaml --trainer.callback+=EarlyStopping",
+        2,
+        "--trainer.callback --trainer.callbacks",
+    ),
+    ("plus on scalar", "fit -c moons.yaml --model.hidden_features+=3", 2, "hidden_features"),
+    ("spaces", "fit -c moons.yaml '--trainer.max_epochs 3'", 2, "--trainer.max_epochs"),
+    ("print_config flag", "fit -c moons.yaml --print_config=foo", 2, "print_config foo"),
+    ("print config of bad value", "fit -c moons.yaml --model.hidden_features a --print_config", 2, "hidden_features"),
+    ("uppercase command", "FIT -c moons.yaml", 2, "FIT fit"),
+    ("option as command", "--fit", 2, "--fit"),
 ]
 
 IN_THE_RUN = [
@@ -361,6 +499,49 @@ IN_THE_RUN = [
     ("monitor of the checkpoint", "fit -c moons.yaml --checkpoint.monitor nothing", 1, "nothing"),
     ("exploding", "fit -c moons.yaml --trainer.callbacks+=mine.Exploding", 1, "KeyError epoch --traceback"),
     ("strange", "fit -c moons.yaml --trainer.callbacks+=mine.StrangeAtTheEnd", 1, "Strange --traceback"),
+    (
+        "monitor for plateau",
+        "fit -c moons.yaml --model.lr_scheduler ReduceLROnPlateau --model.scheduler_monitor foo",
+        1,
+        "foo",
+    ),
+    ("dirpath a file", "fit -c moons.yaml --checkpoint.dirpath moons.yaml", 1, "moons.yaml"),
+    ("val_check too big", "fit -c moons.yaml --trainer.val_check_interval 1000", 1, "val_check_interval"),
+    ("filename key", "fit -c moons.yaml --checkpoint.filename '{foo'", 1, "ValueError"),
+]
+
+OF_THE_ENVIRONMENT = [
+    (
+        "env world",
+        "fit -c moons.yaml --trainer.strategy ddp",
+        1,
+        "WORLD_SIZE",
+        {
+            "WORLD_SIZE": "abc",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "TORCHELASTIC_RUN_ID": "1",
+            "GROUP_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+        },
+    ),
+    (
+        "env slurm",
+        "fit -c moons.yaml ",
+        1,
+        "ntasks",
+        {
+            "SLURM_NTASKS": "4",
+            "SLURM_JOB_ID": "1",
+            "SLURM_JOB_NAME": "x",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+        },
+    ),
+    ("env seed", "fit -c moons.yaml --seed_everything true", 1, "PL_GLOBAL_SEED", {"PL_GLOBAL_SEED": "abc"}),
 ]
 
 pytestmark = [
@@ -406,6 +587,17 @@ def test_one_line_after_what_a_run_says(kind, arguments, status, words, folder, 
     assert not any("Traceback" in line for line in err)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "status", "words", "variables"),
+    OF_THE_ENVIRONMENT,
+    ids=[row[0] for row in OF_THE_ENVIRONMENT],
+)
+def test_one_line_for_the_environment(kind, arguments, status, words, variables, folder, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    test_one_line(kind, arguments, status, words, folder, monkeypatch, capsys)
+
+
 def test_traceback_shows_where(folder, monkeypatch, capsys):
     found, out, err = answer("fit -c moons.yaml --data mine.Bug --traceback", monkeypatch, capsys)
     assert (found, out) == (1, [])
@@ -438,13 +630,19 @@ def test_what_is_kept_back_comes_out_when_the_run_begins(folder):
     assert lines.index("Seed set to 0") < next(i for i, line in enumerate(lines) if line.startswith("Ended after"))
 
 
-@pytest.mark.parametrize("script", [["-m", "twolayer.cli"], [str(ROOT / "train.py")]], ids=["module", "train.py"])
-def test_a_process(script, folder):
-    for arguments, status in (("fit -c moons.yaml --model.hidden 3", 2), ("fit -c moons.yaml --data mine.Bug", 1)):
-        ran = subprocess.run(
-            [sys.executable, *script, *arguments.split()],
-            env={"PYTHONPATH": f"{ROOT / 'src'}:{folder}", "PATH": ""},
-            capture_output=True,
-            text=True,
-        )
-        assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (status, "", 1), ran.stderr
+@pytest.mark.parametrize(
+    ("script", "arguments", "status"),
+    [
+        (["-m", "twolayer.cli"], "fit -c moons.yaml --model.hidden 3", 2),
+        ([str(ROOT / "train.py")], "fit -c moons.yaml --data mine.Bug", 1),
+    ],
+    ids=["module", "train.py"],
+)
+def test_a_process(script, arguments, status, folder):
+    ran = subprocess.run(
+        [sys.executable, *script, *arguments.split()],
+        env={"PYTHONPATH": f"{ROOT / 'src'}:{folder}", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (status, "", 1), ran.stderr

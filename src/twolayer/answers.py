@@ -17,7 +17,7 @@ Result = TypeVar("Result", covariant=True)
 DELIBERATE = (ValueError, TypeError, RuntimeError, ArithmeticError, NotImplementedError, MisconfigurationException)
 """What packages raise to say something, and say it in words."""
 SPEAKING = ("twolayer", "lightning", "torch", "sklearn")
-"""Packages whose errors explain themselves."""
+"""Packages that explain themselves, where they raise by a statement: a built-in of Python's may fail in them, too."""
 LONGEST = 400
 LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
 
@@ -48,8 +48,9 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     message = _shortened(str(error))
-    where = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if message and isinstance(error, DELIBERATE) and where and where[-1].split(".")[0] in SPEAKING:
+    frames = traceback.extract_tb(error.__traceback__)
+    package = next((part for part in Path(frames[-1].filename).parts if part in SPEAKING), None) if frames else None
+    if message and package and isinstance(error, DELIBERATE) and (frames[-1].line or "").startswith("raise "):
         return message
     return f"{type(error).__name__}{': ' if message else ''}{message} (run again with --traceback to see where)"
 

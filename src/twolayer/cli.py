@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from twolayer.answers import HELD, Answer, answering, told
-from twolayer.limits import check_limits
+from twolayer.limits import check_environment, check_limits
 from twolayer.parsing import Parser
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
@@ -156,6 +156,7 @@ class TwoLayerCLI(LightningCLI):
             args = [PLATEAU.sub(r"\1torch.optim.lr_scheduler.\2", arg) for arg in args]
         self.given = {arg.partition("=")[0].removeprefix("--") for arg in args if arg.startswith("--")}
         self.config = parser.parse_args(args)
+        check_environment()
         check_limits(self.config[self.config.subcommand].as_dict())
 
     def _parse_ckpt_path(self) -> None:
@@ -192,13 +193,14 @@ class TwoLayerCLI(LightningCLI):
         except Answer:
             raise
         except Exception as error:
-            line, status = told(error), 2 if isinstance(error, REFUSALS) else 1
+            line = str(error) if isinstance(error, ValueError) and str(error) else told(error)
             if issubclass(cls, LitTwoLayer) and line.startswith(OF_THE_DATA):
                 raise Answer(f"the data: {line}", status=1) from error
             sections = {LitTwoLayer: "--model", L.LightningDataModule: "--data"}
-            section = next((name for base, name in sections.items() if issubclass(cls, base)), cls.__name__)
-            of_an_option = section.startswith("--") and re.match(r"[a-z]\w* (?:must|[+] )", line)
-            raise Answer(f"{section}{'.' if of_an_option else ': '}{line}", status) from error
+            section = next((name for base, name in sections.items() if issubclass(cls, base)), "")
+            of_an_option = section and re.match(r"[a-z]\w* (?:must|[+] )", line)
+            text = f"{section}.{line}" if of_an_option else f"{section} {cls.__name__}: {line}".strip()
+            raise Answer(text, status=2 if isinstance(error, REFUSALS) else 1) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         given = config.get("callbacks") or []

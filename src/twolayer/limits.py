@@ -1,7 +1,8 @@
 """Which values Lightning's options may have, where it looks too late or not at all."""
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from twolayer.answers import Answer
@@ -55,9 +56,33 @@ LIMITS: dict[str, Limit] = {
     "model.optimizer.lr": _least(0),
     "model.lr_scheduler.step_size": _least(1),
     "model.lr_scheduler.T_max": _least(1),
+    "model.lr_scheduler.max_lr": _least(0),
 }
 FINITE = ("trainer.", "model.", "checkpoint.", "last_checkpoint.", "early_stopping.")
 MAY_BE_INFINITE = ("early_stopping.stopping_threshold", "early_stopping.divergence_threshold")
+
+
+ENVIRONMENT = (
+    *("WORLD_SIZE", "RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"),
+    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "PL_GLOBAL_SEED"),
+)
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Looks at the variables by which the processes of a run find each other.
+
+    Raises:
+        Answer: one of them is no integer.
+
+    >>> check_environment({"WORLD_SIZE": "two"})
+    Traceback (most recent call last):
+    ...
+    twolayer.answers.Answer: the environment variable WORLD_SIZE must be an integer, got 'two'
+    """
+    for name in ENVIRONMENT:
+        value = environment.get(name, "0").strip()
+        if not value.removeprefix("-").isdecimal():
+            raise Answer(f"the environment variable {name} must be an integer, got {environment[name]!r}", status=1)
 
 
 def check_limits(options: dict[str, Any]) -> None:
@@ -81,6 +106,11 @@ def check_limits(options: dict[str, Any]) -> None:
             fits, expected = LIMITS[name]
             if not fits(value):
                 raise Answer(f"--{name} must be {expected}, got {value}")
+    files = [
+        [found.get(f"{one}.{part}") for part in ("dirpath", "filename")] for one in ("checkpoint", "last_checkpoint")
+    ]
+    if files[0] == files[1] and files[0][1] is not None:
+        raise Answer(f"--checkpoint.filename must be another than last_checkpoint's, got {files[0][1]} for both")
     least, most = found.get("trainer.min_epochs"), found.get("trainer.max_epochs")
     if least and most not in (None, -1) and least > most:
         raise Answer(f"--trainer.min_epochs must be at most max_epochs, {most}, got {least}")

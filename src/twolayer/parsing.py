@@ -5,12 +5,14 @@ from argparse import ArgumentError
 from collections.abc import Iterable
 from difflib import get_close_matches
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 import twolayer.data
@@ -26,20 +28,28 @@ def _load_once(text: str) -> Any:
     Raises:
         yaml.MarkedYAMLError: a key is there twice, or it is no YAML; the mark says in which line.
     """
-    waiting = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if key.value in seen and isinstance(key, yaml.ScalarNode):
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
-                if isinstance(key, yaml.ScalarNode):
-                    seen.add(key.value)
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
+    _look(yaml.compose(text, Loader=yaml.SafeLoader), (), set())
     return get_loader("yaml")(text)
+
+
+def _look(node: yaml.Node | None, above: tuple[int, ...], done: set[int]) -> None:
+    if node is None or id(node) in done:
+        return
+    if id(node) in above:
+        raise yaml.MarkedYAMLError(problem="it holds itself", problem_mark=node.start_mark)
+    inner = (*above, id(node))
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+            _look(value, inner, done)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _look(value, inner, done)
+    done.add(id(node))
 
 
 set_loader(MODE, _load_once, exceptions=(yaml.YAMLError,))
@@ -54,6 +64,17 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs, "parser_mode": MODE})
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        given = [] if args is None else list(args)
+        for option, value in pairwise([*given, ""]):
+            name, equals, after = option.lstrip("-").partition("=")
+            value = after if equals else value
+            if option.startswith("-") and name in ("c", "config") and "://" in value:
+                raise Misuse(f"--config must be a file of this machine, got {value}")
+            if option.startswith("--") and name in (self.groups or {}) and Path(value).is_file():
+                self._check_file(value)
+        return super().parse_args(args, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         self._check_file(str(path))
@@ -135,8 +156,10 @@ class Parser(LightningArgumentParser):
 
     def _bad_value(self, key: str, chain: list[BaseException], message: str) -> str:
         texts = [str(error) for error in chain]
+        if not key:
+            return message
         value = next((m[1] for text in reversed(texts) if (m := re.search(r"(?:Given|Got) value: (.*)", text))), None)
-        union = next((text for text in reversed(texts) if "any of the Union subtypes" in text), texts[-1])
+        union = next((text for text in texts[-2:] if "any of the Union subtypes" in text), texts[-1])
         types = [_type(name) for name in re.findall(r"Expected an? (<class '[^']*'>|typing\.Literal\[.*?\])", union)]
         last = texts[-1]
         nested = re.search(r"NestedArg\(key='([^']+)'", value or "")
@@ -148,8 +171,6 @@ class Parser(LightningArgumentParser):
         if last.startswith("Expected") and types:
             came = "" if value is None else f", got {value!r}"
             return f"--{key} must be {' or '.join(dict.fromkeys(types))}{came}"
-        if not key:
-            return message
         value = next((m[1] for text in texts if (m := re.search(r"Given value: (.*)", text))), value)
         return f"--{key}: {last}" + ("" if value is None or value in last else f", got {value}")
 
@@ -168,8 +189,9 @@ class Parser(LightningArgumentParser):
         return [name for name in names if not name.endswith((".args", ".kwargs", ".params"))]
 
     def _unknown_argument(self, arguments: list[str]) -> str:
+        arguments = [one for one in arguments if one != "--"] or arguments
         argument = next((one for one in arguments if one.startswith("-")), arguments[0])
-        name = argument.partition("=")[0]
+        name = argument.partition("=")[0] or argument
         if not name.startswith("-"):
             return f"{name!r} is one word too many: options are --name value"
         return f"{name} is no option{_nearest(name.lstrip('-'), self._all_names())}"
@@ -180,8 +202,10 @@ def _nearest(name: str, names: Iterable[str], prefix: str = "", hyphens: str = "
     names = list(dict.fromkeys(names))
     plain = name.replace("-", "_")
     leaf = plain.split(".")[-1]
+    if not plain:
+        return ""
     found = (
-        [one for one in names if one == plain]
+        [one for one in names if one.lower() == plain.lower()]
         or [one for one in names if one.startswith(plain)]
         or [one for one in names if one.split(".")[-1] == leaf]
         or get_close_matches(plain, names, n=1)
@@ -193,7 +217,7 @@ def _nearest(name: str, names: Iterable[str], prefix: str = "", hyphens: str = "
 
 
 def _classes() -> list[str]:
-    modules = (twolayer.data, torch.optim, torch.optim.lr_scheduler)
+    modules = (twolayer.data, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
     return [name for module in modules for name, value in vars(module).items() if isinstance(value, type)]
 
 
