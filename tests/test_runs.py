@@ -340,6 +340,19 @@ def test_train_loss_is_there_for_callbacks_at_the_end_of_an_epoch(train):
             assert trainer.callback_metrics["train_loss"].item() == pytest.approx(expected[-1], rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_steps": 12}, {"accumulate_grad_batches": 3}])
+def test_a_subclass_may_log_its_own_train_loss(train, options):
+    class Own(LitTwoLayer):
+        def training_step(self, batch, batch_idx):
+            J = super().training_step(batch, batch_idx)
+            self.log("train_loss", J, on_step=True, prog_bar=True)
+            return J
+
+    rows = data.Moons(n_samples=130, batch_size=13, val_fraction=0, test_fraction=0)
+    metrics = train(Own(2, 3, 1), rows, **options).callback_metrics
+    assert metrics["train_loss"].isfinite()
+
+
 # Rows that do not fit.
 
 

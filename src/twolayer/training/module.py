@@ -240,12 +240,11 @@ class LitTwoLayer(StepsInBlocks):
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples
         self._examples += examples
-        # With the last steps of an epoch, so that callbacks find it at the epoch's end. Where something else ends the
-        # epoch, only that end knows.
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the last steps of an epoch, so that callbacks find the values at its end."""
         trainer = self.trainer
-        if trainer.is_last_batch or (
-            trainer.accumulate_grad_batches == 1 and trainer.global_step + 1 == trainer.max_steps
-        ):
+        if self._examples and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
             self._log_training()
 
     # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
