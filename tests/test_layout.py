@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "initialization"],
+    ["activations", "context", "files", "initialization"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],

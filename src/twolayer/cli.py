@@ -16,16 +16,21 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer.files import remove_unfinished, written_whole
+from twolayer.training.checkpoints import network_options, read_checkpoint
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
+from twolayer.training.logs import RunLogger
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
+from twolayer.training.signals import SaveOnSignal, Signals
 
 PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
 
@@ -98,6 +103,10 @@ class TwoLayerCLI(LightningCLI):
     network, then the configuration files.
     """
 
+    def __init__(self, signals: Signals, *args: Any, **kwargs: Any) -> None:
+        self.signals = signals
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("in_features", "out_features", "task"):
             of = partial(self._of_the_data, name)
@@ -132,15 +141,17 @@ class TwoLayerCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.saved: dict[str, Any] = {}
+        self.resumed_at: int | None = None
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and config.ckpt_path is None:
             self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
         if config.ckpt_path is None:
             return
-        if not Path(config.ckpt_path).is_file():  # "best", "last" and the like, which Lightning resolves
+        if config.ckpt_path in ("best", "last", "hpc"):  # which Lightning resolves
             return
-        checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)
-        self.saved = checkpoint.get("hyper_parameters", {})
+        checkpoint = read_checkpoint(config.ckpt_path, map_location="cpu")
+        self.saved = network_options(checkpoint, config.ckpt_path)
+        self.resumed_at = checkpoint.get("global_step")
         for name, value in self.saved.items():
             if name in config.model and config.model[name] != value:
                 if f"model.{name}" in self.given or "model" in self.given:
@@ -163,7 +174,34 @@ class TwoLayerCLI(LightningCLI):
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         if not barebones:
             callbacks = [*callbacks, RecordEnvironment()]
-        return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
+            config = {**config, "logger": self._logger(config)}
+        if not barebones and config.get("enable_checkpointing") is not False:
+            callbacks = [*callbacks, SaveOnSignal(self.signals)]
+        trainer = super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
+        self._remove_unfinished(trainer)
+        return trainer
+
+    def _logger(self, config: dict[str, Any]) -> Any:
+        """What the Trainer logs to: where that is Lightning's CSVLogger, one that also takes up an earlier run."""
+        checkpoint = self.config[self.subcommand].get("ckpt_path") if self.subcommand == "fit" else None
+        resumed_from = checkpoint if self.resumed_at is not None else None
+        options = {"resumed_from": resumed_from, "step": self.resumed_at, "keep": self.subcommand != "fit"}
+        given = config.get("logger")
+        loggers = [
+            RunLogger.like(one, **options) if type(one) is CSVLogger else one
+            for one in (given if isinstance(given, list) else [given])
+        ]
+        return loggers if isinstance(given, list) else loggers[0]
+
+    def _remove_unfinished(self, trainer: L.Trainer) -> None:
+        """Removes what an earlier command left when it was killed, where this one's files go."""
+        if not trainer.is_global_zero:
+            return
+        roots = {Path(root) for one in trainer.loggers if (root := getattr(one, "root_dir", None))}
+        folders = {Path(trainer.default_root_dir), *roots, *(found for root in roots for found in root.glob("*/"))}
+        if self.resumed_at is not None:
+            folders.add(Path(self.config[self.subcommand].ckpt_path).parent)
+        remove_unfinished([*folders, *(folder / "checkpoints" for folder in folders)])
 
     def before_fit(self) -> None:
         rank_zero_info(f"{self.model.net}")
@@ -234,13 +272,10 @@ def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
         classes = predictions.argmax(-1, keepdim=True) if task == "multiclass" else (predictions >= 0.5).int()
         header = [f"class_{k}" if task == "multilabel" else "class" for k in range(classes.shape[1])] + header
         rows = [found + row for found, row in zip(classes.tolist(), rows, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    with written_whole(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    beside.replace(path)
 
 
 def main(args: list[str] | None = None) -> TwoLayerCLI | None:
@@ -260,19 +295,29 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    ran = TwoLayerCLI(
-        LitTwoLayer,
-        L.LightningDataModule,
-        subclass_mode_data=True,
-        save_config_callback=SaveFitConfig,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"log_every_n_steps": 1},
-        seed_everything_default=0,
-        load_from_checkpoint_support=False,
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    with Signals(command(args)) as signals:
+        ran = TwoLayerCLI(
+            signals,
+            LitTwoLayer,
+            L.LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"log_every_n_steps": 1},
+            seed_everything_default=0,
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
+            args=args,
+        )
     return None if args is None else ran
+
+
+def command(args: list[str] | None) -> list[str]:
+    """What a person types to run it."""
+    if args is not None:
+        return ["twolayer", *args]
+    script, *given = sys.argv
+    return [*(["python", script] if script.endswith(".py") else [Path(script).name]), *given]
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

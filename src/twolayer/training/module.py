@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from io import BytesIO
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 
 from twolayer.arguments import one_of, positive_int
 from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sealed, use_local_files
 from twolayer.training.finite import of_a_batch
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
@@ -120,8 +122,32 @@ class LitTwoLayer(StepsInBlocks):
     def example_input_array(self, example: Any) -> None:
         self._example_input_array = example
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A trained model, from a local file that holds data alone.
+
+        As Lightning's, but what is damaged, has an address, or is no checkpoint of such a model is refused, and of its
+        hyperparameters no more is taken than the options of the network and those of a subclass.
+
+        Raises:
+            ValueError, OSError: see :func:`~twolayer.training.checkpoints.read_checkpoint`.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        checkpoint["hyper_parameters"] = hyper_parameters(checkpoint, checkpoint_path, cls, LitTwoLayer)
+        data = BytesIO(sealed(checkpoint))
+        return super().load_from_checkpoint(data, map_location, hparams_file, strict, True, **kwargs)
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        use_local_files(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return
