@@ -286,7 +286,7 @@ def test_only_local_files_are_loaded(reached, capsys):
     for address in ADDRESSES:
         for entry in ENTRIES:
             said = refusal(partial(run, entry, "--ckpt_path", address), capsys)
-            refused += "must be a local file, got the address" in said
+            refused += "must be a file" in said and address in said
         for call in (
             partial(LitTwoLayer.load_from_checkpoint, address),
             partial(trainer.fit, LitTwoLayer(2, 3, 1), data.Moons(), ckpt_path=address),

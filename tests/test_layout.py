@@ -59,7 +59,8 @@ LAYERS = [
     ["network"],
     ["descent", "loading"],
     ["training"],
-    ["callbacks", "data"],
+    ["answers", "callbacks", "data"],
+    ["limits", "parsing"],
     ["cli"],
 ]
 

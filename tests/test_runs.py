@@ -598,6 +598,19 @@ def test_a_subclass_may_validate_in_a_way_of_its_own(train):
     assert set(metrics) == {"val_mine", "train_loss"}
 
 
+def test_several_loaders_are_evaluated_together(train):
+    parts = [TensorLoader(points(m, seed=m), batch_size=7) for m in (20, 33)]
+    X, Y = (torch.cat(part) for part in zip(points(20, seed=20), points(33, seed=33), strict=True))
+    trainer = train(model := LitTwoLayer(2, 3, 1), TensorLoader(points(), batch_size=8), parts)
+    with torch.no_grad():
+        expected = model.net.loss(X, Y).item()
+    assert trainer.callback_metrics["val_loss"].item() == pytest.approx(expected, rel=1e-5)
+    trainer.test(model, parts, verbose=False)
+    assert trainer.callback_metrics["test_loss"].item() == pytest.approx(expected, rel=1e-5)
+    predictions = trainer.predict(model, parts)
+    assert [sum(map(len, part)) for part in predictions] == [20, 33]
+
+
 # What load() returns.
 
 

@@ -52,7 +52,10 @@ class LocalCheckpointIO(CheckpointIO):
         Raises:
             OSError: it cannot be written; the message names it.
             ValueError: ``path`` is no local file.
+            TypeError: ``storage_options`` are given, and there are none.
         """
+        if storage_options is not None:
+            raise TypeError(f"storage_options must be None for a local file, got {storage_options!r}")
         with written_whole(local_path(path), "wb") as file:
             file.write(sealed(checkpoint))
 

@@ -98,6 +98,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
 def _of_a_callback(callback: Callback) -> Iterator[str]:
     if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch":
         return
+    if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+        yield f"train_time_interval is {callback._train_time_interval}, which may end at every batch"
     known = next((cls for cls in type(callback).__mro__ if cls in LOOK_ON), Callback)
     if (
         known is Callback

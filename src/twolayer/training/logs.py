@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
-from twolayer.files import written_whole
+from twolayer.files import remove_unfinished, written_whole
 
 Rows = list[dict[str, Any]]
 
@@ -124,6 +125,32 @@ class RunWriter(ExperimentWriter):
             writer = csv.DictWriter(file, self._header)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def with_one_table(given: Any, resumed: tuple[str, int] | None, command: str) -> Any:
+    """What a Trainer logs to, with :class:`RunLogger` in the place of each CSVLogger of Lightning's.
+
+    Args:
+        given: as the Trainer takes it: a logger, a list of them, or something else.
+        resumed: the checkpoint that the command begins with, and its step.
+        command: ``"fit"`` goes on in the table of the run that it resumes; the others add their rows to what is there.
+    """
+    fits = command == "fit"
+    path, step = resumed if fits and resumed is not None else (None, None)
+    loggers = [
+        RunLogger.like(one, resumed_from=path, step=step, keep=not fits) if type(one) is CSVLogger else one
+        for one in (given if isinstance(given, list) else [given])
+    ]
+    return loggers if isinstance(given, list) else loggers[0]
+
+
+def remove_what_was_killed(trainer: L.Trainer, resumed: tuple[str, int] | None) -> None:
+    """Removes what earlier commands left unfinished when they were killed, where this one's files go."""
+    if trainer.is_global_zero:
+        roots = {Path(root) for one in trainer.loggers if (root := getattr(one, "root_dir", None))}
+        folders = {Path(trainer.default_root_dir), *roots, *(found for root in roots for found in root.glob("*/"))}
+        beside = [] if resumed is None else [Path(resumed[0]).parent]
+        remove_unfinished([*folders, *(folder / "checkpoints" for folder in folders), *beside])
 
 
 def _read(path: Path) -> Rows:

@@ -51,7 +51,8 @@ class LitTwoLayer(StepsInBlocks):
             which costs about as much as the step itself.
 
     Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
-    with the same prefixes. Of an epoch within which a run was resumed, ``train_loss`` is the mean over what was left.
+    with the same prefixes, over the rows of all loaders. Of an epoch within which a run was resumed, ``train_loss`` is
+    the mean over what was left.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -303,13 +304,13 @@ class LitTwoLayer(StepsInBlocks):
             )
             self.first_cost = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "test")
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_validation_epoch_end(self) -> None:
