@@ -21,8 +21,9 @@ UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.part")
 def written_whole(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """A file to write, that takes its place when it is whole and on the disk; until then, what was there stays.
 
-    It is written beside its place, on the same filesystem, flushed to the disk and renamed. Where that fails, nothing
-    is left of it. Where the process is killed, ``….part`` is, until :func:`remove_unfinished`.
+    It is written beside its place, on the same filesystem, flushed to the disk and renamed; the folder itself is not
+    flushed, so that after a loss of power the former file may be there, whole. Where writing fails, nothing is left.
+    Where the process is killed, ``….part`` is, until :func:`remove_unfinished`.
 
     Args:
         path: its place; the folder is made.
@@ -54,7 +55,6 @@ def written_whole(path: str | Path, mode: str = "w", **options: Any) -> Iterator
                 beside.replace(path)  # while it is locked
         if fcntl is None:
             beside.replace(path)
-        _flush_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}: nothing is written", str(path)) from error
     finally:
@@ -89,13 +89,3 @@ def _is_being_written(path: Path) -> bool:
     except OSError:
         return True
     return False
-
-
-def _flush_folder(folder: Path) -> None:
-    """Puts the renaming on the disk, where a folder can be opened."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
