@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "files", "initialization"],
+    ["activations", "context", "files", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
