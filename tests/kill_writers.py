@@ -67,9 +67,9 @@ def main(what, trials):
     orphans = sum(len(list(folder.iterdir())) - 1 for folder in folders)
     time.sleep(1)  # no start is quicker
     remove_unfinished(folders)
-    left = sum(len(list(folder.iterdir())) - 1 for folder in folders)
-    left += len(set(os.listdir(tempfile.gettempdir())) - elsewhere)
-    print(json.dumps({"whole": whole, "trials": trials, "orphans": orphans, "left": left}))
+    clean = sum(os.listdir(folder) == [name] for folder in folders)
+    elsewhere = sorted(set(os.listdir(tempfile.gettempdir())) - elsewhere)
+    print(json.dumps({"whole": whole, "trials": trials, "orphans": orphans, "clean": clean, "elsewhere": elsewhere}))
 
 
 if __name__ == "__main__":
