@@ -51,13 +51,13 @@ class Signals:
         if self.received is None:
             self.received = number
             if not self.training:
-                self.end("while no training was under way")
+                self.end()
 
-    def end(self, when: str) -> None:
-        """Raises SystemExit, after the line."""
+    def end(self, when: str = "") -> None:
+        """Raises SystemExit, after the line, which says when."""
         assert self.received is not None
         name = signal.Signals(self.received).name
-        rank_zero_info(f"Ended by {name} {when}; this goes on: {shlex.join(self.command_that_goes_on())}")
+        rank_zero_info(f"Ended by {name}{when}; this goes on: {shlex.join(self.command_that_goes_on())}")
         raise SystemExit(128 + self.received)
 
     def command_that_goes_on(self) -> list[str]:
@@ -116,7 +116,7 @@ class SaveOnSignal(Checkpoint):
         if self._received(trainer):
             if self._saved_at != trainer.global_step:
                 self._save(trainer)
-            self.signals.end(f"after step {trainer.global_step}, which is saved")
+            self.signals.end(f" after step {trainer.global_step}, which is saved")
         last = self._path(trainer)
         if last.is_file():
             self.signals.checkpoint = os.path.relpath(last)
@@ -136,7 +136,7 @@ class SaveOnSignal(Checkpoint):
     def _end_if_received(self, trainer: L.Trainer) -> None:
         if trainer.world_size == 1 and self._received(trainer):  # several agree at the end of an epoch
             self._save(trainer)
-            self.signals.end(f"after step {trainer.global_step}, which is saved")
+            self.signals.end(f" after step {trainer.global_step}, which is saved")
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self._path(trainer)
