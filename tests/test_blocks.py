@@ -498,6 +498,16 @@ class StepsItsScheduler(LitTwoLayer):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class AsksForItsSteps(LitTwoLayer):
+    """As Lightning's documentation fills in the steps of a scheduler."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
 class Doubles(data.Moons):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         X, Y = batch
@@ -527,6 +537,11 @@ ONE_AT_A_TIME = {
     "Logs has a on_before_optimizer_step of its own": {"model": Logs},
     "Penalised has a batch_loss of its own": {"model": Penalised},
     "ExponentialLR is stepped after every step": {"model": StepsItsScheduler},
+    "the rows were asked for before there were optimizers": {"model": AsksForItsSteps},
+    "train_time_interval is 0:01:00, which may end at every batch": {
+        "callbacks": ModelCheckpoint(train_time_interval=timedelta(minutes=1)),
+        "enable_checkpointing": True,
+    },
     "Doubles has a on_after_batch_transfer of its own": {"data": Doubles},
 }
 

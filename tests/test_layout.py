@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "extras", "initialization", "names"],
+    ["activations", "context", "extras", "files", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
@@ -59,7 +59,8 @@ LAYERS = [
     ["network"],
     ["descent", "loading"],
     ["training"],
-    ["callbacks", "data"],
+    ["answers", "callbacks", "data"],
+    ["limits", "parsing"],
     ["cli"],
     ["__main__"],
 ]

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from io import BytesIO
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 from twolayer.arguments import one_of, positive_int
 from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sealed, use_local_files
 from twolayer.training.finite import of_a_batch
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
@@ -50,7 +52,8 @@ class LitTwoLayer(StepsInBlocks):
             which costs about as much as the step itself.
 
     Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
-    with the same prefixes. Of an epoch within which a run was resumed, ``train_loss`` is the mean over what was left.
+    with the same prefixes, over the rows of all loaders. Of an epoch within which a run was resumed, ``train_loss`` is
+    the mean over what was left.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -121,8 +124,32 @@ class LitTwoLayer(StepsInBlocks):
     def example_input_array(self, example: Any) -> None:
         self._example_input_array = example
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A trained model, from a local file that holds data alone.
+
+        As Lightning's, but what is damaged, has an address, or is no checkpoint of such a model is refused, and of its
+        hyperparameters no more is taken than the options of the network and those of a subclass.
+
+        Raises:
+            ValueError, OSError: see :func:`~twolayer.training.checkpoints.read_checkpoint`.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        checkpoint["hyper_parameters"] = hyper_parameters(checkpoint, checkpoint_path, cls, LitTwoLayer)
+        data = BytesIO(sealed(checkpoint))
+        return super().load_from_checkpoint(data, map_location, hparams_file, strict, True, **kwargs)
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        use_local_files(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return
@@ -241,12 +268,11 @@ class LitTwoLayer(StepsInBlocks):
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples
         self._examples += examples
-        # With the last steps of an epoch, so that callbacks find it at the epoch's end. Where something else ends the
-        # epoch, only that end knows.
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the last steps of an epoch, so that callbacks find the values at its end."""
         trainer = self.trainer
-        if trainer.is_last_batch or (
-            trainer.accumulate_grad_batches == 1 and trainer.global_step + 1 == trainer.max_steps
-        ):
+        if self._examples and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
             self._log_training()
 
     # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
@@ -279,13 +305,13 @@ class LitTwoLayer(StepsInBlocks):
             )
             self.first_cost = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "test")
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_validation_epoch_end(self) -> None:

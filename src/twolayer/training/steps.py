@@ -225,6 +225,8 @@ class StepsInBlocks(L.LightningModule):
         return None
 
     def _why_not(self) -> str | None:
+        if not self.trainer.optimizers:  # asked for steps, they may step a scheduler after each
+            return "the rows were asked for before there were optimizers"
         if self._tuner is not None:
             return f"{self._tuner} runs trials of its own"
         knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
