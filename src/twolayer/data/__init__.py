@@ -2,6 +2,7 @@
 
 from twolayer.data.bundled import BreastCancer, Diabetes, Digits
 from twolayer.data.planar import Blobs, Circles, Flower, GaussianQuantiles, Moons, flower
+from twolayer.data.table import Table
 from twolayer.data.tabular import TabularDataModule
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Flower",
     "GaussianQuantiles",
     "Moons",
+    "Table",
     "TabularDataModule",
     "flower",
 ]

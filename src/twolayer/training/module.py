@@ -126,10 +126,11 @@ class LitTwoLayer(StepsInBlocks):
         if stage != "fit":
             return
         self.first_cost = None
-        if self.standardize and data is not None and hasattr(data, "train_inputs"):
-            self.standardize_inputs.fit(data.train_inputs, "train_inputs")
-            if self.standardize_targets is not None:
-                self.standardize_targets.fit(data.train_targets, "train_targets")
+        if self.standardize:
+            if (rows := getattr(data, "train_inputs", None)) is not None:
+                self.standardize_inputs.fit(rows, "train_inputs")
+            if self.standardize_targets is not None and (targets := getattr(data, "train_targets", None)) is not None:
+                self.standardize_targets.fit(targets, "train_targets")
 
     def forward(self, X: Tensor) -> Tensor:
         """Predictions for raw rows, ``(..., out_features)``: probabilities, or values in raw units."""
@@ -181,7 +182,8 @@ class LitTwoLayer(StepsInBlocks):
 
     def why_no_blocks(self) -> str | None:
         if self.lr_scheduler is not None and self._interval() == "step":
-            return "the scheduler is stepped after every step"
+            if self.scheduler_frequency != 1 or _class_of(self.lr_scheduler) is ReduceLROnPlateau:
+                return "the scheduler counts batches by itself"
         return None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
