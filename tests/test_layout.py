@@ -58,8 +58,10 @@ LAYERS = [
     ["functional"],
     ["network"],
     ["descent", "loading"],
+    ["tables"],
     ["training"],
     ["callbacks", "data"],
+    ["table_commands"],
     ["cli"],
 ]
 

@@ -21,6 +21,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer import table_commands
+from twolayer.data import Table
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
 from twolayer.training.module import LitTwoLayer
@@ -260,7 +262,39 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    ran = TwoLayerCLI(
+    given = sys.argv[1:] if args is None else args
+    if table_commands.predicts_a_table(given):
+        table_commands.predict(given[1:])
+        return None
+    given, members = table_commands.members_of(given)
+    ran = _run(table_commands.with_defaults(given))
+    if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":
+        _finish_table(ran, given, members)
+    return None if args is None else ran
+
+
+def _finish_table(ran: TwoLayerCLI, given: list[str], members: int) -> None:
+    """Trains the other members of an ensemble, and says how good it is on the held-out rows."""
+    checkpoint: Any = ran.trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_path", "")
+    if not best:
+        if members > 1:
+            raise ValueError("members needs checkpoints, got a run without")
+        return
+    folder = Path(ran.trainer.log_dir or Path(best).parent)
+    others = []
+    for k in range(1, members):
+        rank_zero_info(f"Member {k + 1} of {members}")
+        other: Any = _run(table_commands.with_defaults(table_commands.of_member(given, k, folder.name)))
+        others.append(other.trainer.checkpoint_callback.best_model_path)
+    if ran.trainer.is_global_zero:
+        if others:
+            best = table_commands.gather([best, *others])
+        print("\n".join(table_commands.report(ran.datamodule, best, folder)))
+
+
+def _run(args: list[str]) -> TwoLayerCLI:
+    return TwoLayerCLI(
         LitTwoLayer,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -272,7 +306,6 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
         auto_configure_optimizers=False,
         args=args,
     )
-    return None if args is None else ran
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

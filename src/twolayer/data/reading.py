@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from twolayer.tables.predictor import listed
+
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
 
@@ -38,7 +40,7 @@ class Frame:
         if name not in self._columns:
             raise ValueError(f"the table must have the column {name!r}, got {', '.join(map(repr, self.names))}")
         values = self._table[self._columns[name]]
-        return values.to_list() if hasattr(values, "to_list") else list(values)
+        return listed(values)
 
 
 def read(path: Any, argument: str = "path") -> Frame:

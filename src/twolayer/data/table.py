@@ -79,17 +79,17 @@ class Table(TabularDataModule):
         self.id = [id] if isinstance(id, str) else list(id or [])
         self.weight, self.split, self.group, self.member = weight, split, group, member
         self.wanted = list(features or [])
-        named = {"target": [target], "features": self.wanted, "drop": drop or [], "id": self.id}
-        named |= {"weight": [weight], "split": [split], "group": [group]}
-        self._check_names({name: [one for one in columns if one is not None] for name, columns in named.items()})
+        single = {"target": target, "weight": weight, "split": split, "group": group}
+        several = {"features": self.wanted, "drop": drop or [], "id": self.id}
+        self._check_names({name: [column] for name, column in single.items() if column is not None} | several)
         others = {target, weight, split, group, *self.id, *(drop or [])}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
         labels = present(self.frame[target])
-        self._rows = [i for i, value in enumerate(labels) if value is not None]
+        self.rows = [i for i, value in enumerate(labels) if value is not None]
         self.target = Target.learn(target, labels, task)
         self.task = self.target.task
-        if len(self._rows) < 3:
-            raise ValueError(f"path must hold at least 3 rows with a target, got {len(self._rows)}")
+        if len(self.rows) < 3:
+            raise ValueError(f"path must hold at least 3 rows with a target, got {len(self.rows)}")
         self._encoding: Encoding | None = None
         self._said = False
         if batch_size is None:
@@ -106,7 +106,7 @@ class Table(TabularDataModule):
     def _values(self, name: str) -> list[Any]:
         """Of the rows that have a target."""
         values = self.frame[name]
-        return values if len(self._rows) == len(values) else [values[i] for i in self._rows]
+        return values if len(self.rows) == len(values) else [values[i] for i in self.rows]
 
     @cached_property
     def targets(self) -> Tensor:
@@ -134,7 +134,7 @@ class Table(TabularDataModule):
         seeds = {"test": self.seed, "val": self.seed + self.member}
         if self.group is not None:
             return parts.by_groups(self._values(self.group), fractions, seeds)
-        labels = torch.zeros(len(self._rows)) if self.task == "regression" else self.targets
+        labels = torch.zeros(len(self.rows)) if self.task == "regression" else self.targets
         return parts.at_random(labels, fractions, seeds)
 
     @property
@@ -156,7 +156,7 @@ class Table(TabularDataModule):
         return (X, self.targets) if weights is None else (X, self.targets, weights)
 
     @property
-    def loaded(self) -> tuple[Tensor, Any]:  # type: ignore[override]
+    def loaded(self) -> tuple[Tensor, Any]:
         return self.tensors[0], self.targets
 
     @property
@@ -184,8 +184,8 @@ class Table(TabularDataModule):
     def described(self) -> list[str]:
         """What a run says of its table when it starts."""
         sizes = ", ".join(f"{len(rows)} {part}" for part, rows in self.splits.items())
-        lines = [f"Table: {len(self._rows)} rows ({sizes}), batches of {self.batch_size}"]
-        if left_out := len(self.frame) - len(self._rows):
+        lines = [f"Table: {len(self.rows)} rows ({sizes}), batches of {self.batch_size}"]
+        if left_out := len(self.frame) - len(self.rows):
             lines.append(f"{left_out} rows without a target are left out")
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
@@ -203,7 +203,7 @@ class Table(TabularDataModule):
     def state_dict(self) -> dict[str, Any]:
         return {
             "data": type(self).__name__,
-            "rows": len(self._rows),
+            "rows": len(self.rows),
             "checksum": float(self.targets.double().sum()),
             "seed": self.seed,
             "member": self.member,

@@ -34,7 +34,9 @@ class Member:
             {name: weights[f"net.{name}"] for name, _ in self.net.named_parameters()}, assign=True, strict=False
         )
         self._scales = {
-            name: weights[name].double() for name in weights if name.startswith(("standardize_inputs", "standardize_targets"))
+            name: weights[name].double()
+            for name in weights
+            if name.startswith(("standardize_inputs", "standardize_targets"))
         }
         self.table = next(
             (state for state in checkpoint.values() if isinstance(state, dict) and "encoding" in state), None
@@ -110,7 +112,10 @@ class Predictor:
             values = self._outputs(rows).tolist()
             return [row[0] if len(row) == 1 else row for row in values]
         if self.task == "multilabel":
-            return [[name for name, p in zip(self.classes, row, strict=True) if p >= 0.5] for row in self._outputs(rows).tolist()]
+            return [
+                [name for name, p in zip(self.classes, row, strict=True) if p >= 0.5]
+                for row in self._outputs(rows).tolist()
+            ]
         return [self.classes[k] for k in self.predict_proba(rows).argmax(1).tolist()]
 
     def _outputs(self, rows: Any) -> Tensor:
@@ -149,29 +154,35 @@ def load(path: str | Path) -> Predictor:
 
 def _values(rows: Any, columns: Sequence[str]) -> Values:
     """What returns the values of a column, whatever the rows came as."""
-    if isinstance(rows, dict) and not any(isinstance(value, list | tuple | Tensor) or hasattr(value, "to_list") for value in rows.values()):
+    if isinstance(rows, dict) and not any(map(_is_column, rows.values())):
         rows = [rows]
     if isinstance(rows, list | tuple) and rows and all(isinstance(row, dict) for row in rows):
-        names = [name for name in columns if all(name in row for row in rows)]
-        rows = {name: [row[name] for row in rows] for name in names}
+        rows = {name: [row[name] for row in rows] for name in columns if all(name in row for row in rows)}
     if isinstance(rows, dict):
         names = list(rows)
-    elif hasattr(rows, "columns"):
-        names = list(map(str, rows.columns))
-    elif hasattr(rows, "names"):  # a table that was read from a file
-        names = rows.names
+    elif hasattr(rows, "names") or hasattr(rows, "columns"):  # a table that was read from a file, or a DataFrame
+        names = list(map(str, rows.names if hasattr(rows, "names") else rows.columns))
     else:
-        shape = tuple(getattr(rows, "shape", ()))
+        shape, expected = tuple(getattr(rows, "shape", ())), f"(m, {len(columns)})"
         if len(shape) != 2 or shape[1] != len(columns):
-            raise ValueError(f"rows must be a table, a dict, or an array of shape (m, {len(columns)}), got {type(rows).__name__} of shape {shape}")
-        rows = {name: rows[:, j].tolist() for j, name in enumerate(columns)}
+            got = f"{type(rows).__name__} of shape {shape}"
+            raise ValueError(f"rows must be a table, a dict, or an array of shape {expected}, got {got}")
         names = list(columns)
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise ValueError(f"the table must have the column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, got {', '.join(map(repr, names))}")
+        rows = {name: rows[:, j] for j, name in enumerate(names)}
+    if missing := [name for name in columns if name not in names]:
+        column = "columns" if len(missing) > 1 else "column"
+        needed, got = (", ".join(map(repr, some)) for some in (missing, names))
+        raise ValueError(f"the table must have the {column} {needed}, got {got}")
+    return lambda name: listed(rows[name])
 
-    def values(name: str) -> Sequence[Any]:
-        column = rows[name]
-        return column.to_list() if hasattr(column, "to_list") else column.tolist() if isinstance(column, Tensor) else list(column)
 
-    return values
+def _is_column(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
+
+
+def listed(column: Any) -> list[Any]:
+    """As Python's own values: those of polars, pandas, PyTorch, NumPy and Arrow."""
+    for way in ("to_list", "tolist", "to_pylist"):
+        if hasattr(column, way):
+            return getattr(column, way)()
+    return list(column)

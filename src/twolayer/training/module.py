@@ -181,9 +181,9 @@ class LitTwoLayer(StepsInBlocks):
         }
 
     def why_no_blocks(self) -> str | None:
-        if self.lr_scheduler is not None and self._interval() == "step":
-            if self.scheduler_frequency != 1 or _class_of(self.lr_scheduler) is ReduceLROnPlateau:
-                return "the scheduler counts batches by itself"
+        counts = self.scheduler_frequency != 1 or _class_of(self.lr_scheduler) is ReduceLROnPlateau
+        if self.lr_scheduler is not None and self._interval() == "step" and counts:
+            return "the scheduler counts batches by itself"
         return None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
