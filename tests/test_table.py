@@ -376,7 +376,7 @@ def test_what_is_no_error_is_said_or_the_same():
     spaces = {**table, "label": [f" {label} " for label in table["label"]]}
     assert_close(Table(spaces, target="label").tensors, whole)
     some = {**table, "label": ["", *table["label"][1:]]}
-    assert "1 rows without a target are left out" in Table(some, target="label").described()
+    assert "1 rows without a target, or of weight 0, are left out" in Table(some, target="label").described()
 
 
 def test_a_level_that_only_held_out_rows_have_is_no_error(caplog):

@@ -64,7 +64,7 @@ def interval(found: Tensor, Y: Tensor, weights: Tensor | None = None) -> tuple[f
     """Accuracy with Wilson's interval, or RMSE with that of a normal mean of squares.
 
     >>> accuracy, low, high = interval(torch.ones(10).long(), torch.ones(10).long())
-    >>> accuracy, round(low, 2), high
+    >>> accuracy, round(low, 2), round(high, 2)
     (1.0, 0.72, 1.0)
     """
     classes = not Y.is_floating_point()
@@ -84,11 +84,12 @@ def interval(found: Tensor, Y: Tensor, weights: Tensor | None = None) -> tuple[f
 def confusion(classes: list[str], found: Tensor, Y: Tensor) -> Iterator[str]:
     """Counts: a line for each class, a column for each that was predicted.
 
-    >>> print("\\n".join(confusion(["no", "yes"], torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))))
+    >>> for line in confusion(["no", "yes"], torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])):
+    ...     print(line.strip())
     Rows are classes, columns what was predicted:
-           no  yes
-       no   1    1
-      yes   0    1
+    no  yes
+    no    1    1
+    yes    0    1
     """
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
     counts.index_put_((Y, found), torch.ones(len(Y), dtype=torch.long), accumulate=True)

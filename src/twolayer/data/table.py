@@ -1,5 +1,6 @@
 """Training on a table of one's own: ``Table``."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from twolayer.data.reading import Frame, read
 from twolayer.data.tabular import TabularDataModule
 from twolayer.tables.encoding import Encoding
 from twolayer.tables.target import TASKS, Target
-from twolayer.tables.values import numbers, present
+from twolayer.tables.values import decimal_mark, numbers, present
 
 BATCHES_IN_AN_EPOCH = 32
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
@@ -85,7 +86,8 @@ class Table(TabularDataModule):
         others = {target, weight, split, group, *self.id, *(drop or [])}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
         labels = present(self.frame[target])
-        self.rows = [i for i, value in enumerate(labels) if value is not None]
+        weights = [1.0] * len(labels) if weight is None else _weights(weight, self.frame[weight])
+        self.rows = [i for i, value in enumerate(labels) if value is not None and weights[i] > 0]
         self.target = Target.learn(target, labels, task)
         self.task = self.target.task
         if len(self.rows) < 3:
@@ -118,12 +120,7 @@ class Table(TabularDataModule):
         """Of all rows that have a target, ``(m,)``."""
         if self.weight is None:
             return None
-        weights = torch.tensor(numbers(present(self._values(self.weight)))[0], dtype=torch.float32)
-        bad = ~(weights >= 0)
-        if bad.any() or not weights.sum() > 0:
-            value = weights[bad][0].item() if bad.any() else 0.0
-            raise ValueError(f"weight {self.weight!r} must hold finite numbers from 0, some above it, got {value}")
-        return weights
+        return torch.tensor(_weights(self.weight, self._values(self.weight)), dtype=torch.float32)
 
     @cached_property
     def splits(self) -> dict[str, Any]:
@@ -168,6 +165,10 @@ class Table(TabularDataModule):
         return self.target.out_features
 
     @property
+    def class_names(self) -> list[str]:
+        return self.target.classes
+
+    @property
     def train_inputs(self) -> None:  # type: ignore[override]
         """None: the encoding has standardised what needs it."""
         return None
@@ -186,7 +187,7 @@ class Table(TabularDataModule):
         sizes = ", ".join(f"{len(rows)} {part}" for part, rows in self.splits.items())
         lines = [f"Table: {len(self.rows)} rows ({sizes}), batches of {self.batch_size}"]
         if left_out := len(self.frame) - len(self.rows):
-            lines.append(f"{left_out} rows without a target are left out")
+            lines.append(f"{left_out} rows without a target, or of weight 0, are left out")
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
         lines.append(f"Target {self.target.name}: {self.task}{classes}{more}")
@@ -222,3 +223,18 @@ class Table(TabularDataModule):
             self.__dict__.pop(name, None)
         state.pop("id", None)
         super().load_state_dict(state)
+
+
+def _weights(name: str, values: Sequence[Any]) -> list[float]:
+    """The weight of each row.
+
+    Raises:
+        ValueError: one is missing, negative or no finite number, or none is above zero.
+    """
+    found = numbers(present(values), decimal_mark(values))[0]
+    for value, weight in zip(values, found, strict=True):
+        if not weight >= 0:
+            raise ValueError(f"weight {name!r} must hold finite numbers from 0, got {value!r}")
+    if not any(found):
+        raise ValueError(f"weight {name!r} must be above 0 in some row, got 0 in all")
+    return found
