@@ -39,16 +39,17 @@ def subsets(names):
     return [tuple(name for name, taken in zip(names, row, strict=True) if taken) for row in chosen if any(row)]
 
 
-def logits_of(p, backward="manual"):
-    return partial(functional.logits, activation=p.activation, backward=backward)
+def logits_of(p, backward="manual", kernel=None):
+    return partial(functional.logits, activation=p.activation, backward=backward, kernel=kernel)
 
 
-def cost_of(p, backward="manual", **options):
+def cost_of(p, backward="manual", kernel=None, **options):
     """The whole way as a function of ``X, W1, b1, W2, b2, Y``."""
 
     def J(*tensors):
         *network, Y = tensors
-        return functional.cost(logits_of(p, backward)(*network), Y, task=p.task, backward=backward, **options)
+        Z2 = logits_of(p, backward, kernel=kernel)(*network)
+        return functional.cost(Z2, Y, task=p.task, backward=backward, **options)
 
     return J
 
@@ -580,7 +581,7 @@ def test_loss_and_grads_equals_backward(activation, task, weighted, device):
 def test_loss_and_grads_equals_backward_in_low_precision(task, dtype, weighted, device):
     p = problem("tanh", task, dtype=dtype, device=device)
     options = every_weight(p) if weighted else {}
-    J, _, *gradients = value_and_gradients(cost_of(p, **options), (*p.network, p.Y))
+    J, _, *gradients = value_and_gradients(cost_of(p, kernel="torch", **options), (*p.network, p.Y))
     got = loss_and_grads(p, kernel="torch", **options)
     assert [V.dtype for V in got] == [torch.float32, *4 * [dtype]]
     # The same operations on the same numbers; only the scale w / Σ w may be rounded otherwise, which moves dZ2 by a

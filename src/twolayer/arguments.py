@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import autocast_enabled, can_look_at, is_expanded, is_freed
+from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed
 from twolayer.equations import Parameters
 from twolayer.kernels import KERNELS
 from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
@@ -19,6 +19,10 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Of parameters, inputs and logits: the equations are those of real numbers."""
 ROUNDING = 4
 """Units in the last place that a computed probability may lie outside of [0, 1]."""
+
+ALONE = 1 << 14
+"""Numbers that PyTorch looks through on one thread. Others, once woken, wait for more work, in the way of the kernel's
+own threads: on two cores that took a sixth of a pass."""
 
 Name = TypeVar("Name", bound=str)
 
@@ -72,18 +76,21 @@ def dense(argument: str, V: Tensor) -> Tensor:
 
     Raises:
         TypeError: it is no tensor, or a sparse or nested one.
-        RuntimeError: its storage was freed.
+        RuntimeError: its storage was freed, or holds fewer numbers.
     """
-    if not isinstance(V, Tensor):
-        raise TypeError(f"{argument} must be a tensor, got {type(V).__name__}")
-    if is_expanded(V):
-        return V
+    if type(V) not in PLAIN:
+        if not isinstance(V, Tensor):
+            raise TypeError(f"{argument} must be a tensor, got {type(V).__name__}")
+        if is_expanded(V):
+            return V
     if V.layout is not torch.strided or V.is_nested:
         raise TypeError(
             f"{argument} must be dense, got {'a nested tensor' if V.is_nested else V.layout}: use to_dense()"
         )
     if is_freed(V):
-        raise RuntimeError(f"{argument} must have its memory, got a tensor whose storage was freed")
+        raise RuntimeError(
+            f"{argument} must have its memory, got a tensor {tuple(V.shape)} whose storage was freed or is smaller"
+        )
     return V
 
 
@@ -101,7 +108,7 @@ def objective(activation: str, task: str, label_smoothing: float = 0.0, reductio
     one_of("activation", activation, ACTIVATIONS)
     one_of("task", task, TASKS)
     one_of("reduction", reduction, REDUCTIONS)
-    if not isinstance(label_smoothing, Real):
+    if type(label_smoothing) is not float and not isinstance(label_smoothing, Real):
         raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
@@ -147,22 +154,22 @@ def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
         TypeError: one is no dense tensor, or a dtype does not fit.
         RuntimeError: the storage of one was freed.
     """
-    for name, p in (("W1", W1), ("b1", b1), ("W2", W2), ("b2", b2)):
-        dense(name, p)
-    if not (len(W1.shape) == len(W2.shape) == 2 and (W1.shape[:1], W2.shape) == (b1.shape, (*b2.shape, *b1.shape))):
+    dense("W1", W1), dense("b1", b1), dense("W2", W2), dense("b2", b2)
+    of_W1, of_b1, of_W2, of_b2 = W1.shape, b1.shape, W2.shape, b2.shape
+    if not (len(of_W1) == len(of_W2) == 2 and of_W1[:1] == of_b1 and of_W2 == of_b2 + of_b1):
         shapes = ", ".join(str(tuple(p.shape)) for p in (W1, b1, W2, b2))
         raise ValueError(f"W1, b1, W2, b2 must have shapes (n_h, n_x), (n_h,), (n_y, n_h), (n_y,), got {shapes}")
-    if 0 in (*W1.shape, *b2.shape):
+    if 0 in of_W1 or 0 in of_b2:
         raise ValueError(f"n_x, n_h, n_y must be at least 1, got {W1.shape[1]}, {W1.shape[0]}, {b2.shape[0]}")
     dtype(W1.dtype, "W1")
     given = Parameters(W1, b1, W2, b2)
+    if W1.device == b1.device == W2.device == b2.device and W1.dtype == b1.dtype == W2.dtype == b2.dtype:
+        return given
     for name, p in zip(Parameters._fields, given, strict=True):
         if p.device != W1.device:
             raise ValueError(f"{name} must be on the device of W1, {W1.device}, got {p.device}")
         if p.dtype != W1.dtype and not (p.dtype in DTYPES and autocast_enabled(W1.device)):
             raise TypeError(f"{name} must have the dtype of W1, {W1.dtype}, got {p.dtype}")
-    if b1.dtype == W2.dtype == b2.dtype == W1.dtype:
-        return given
     return Parameters(*(p.to(W1.dtype) for p in given))
 
 
@@ -295,11 +302,16 @@ def direction(v: Mapping[str, Tensor], parameters: Parameters) -> Direction:
 
 
 def _extremes(V: Tensor) -> tuple[float, float]:
-    V = V.detach()
+    if V.requires_grad:
+        V = V.detach()
     if V.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which PyTorch does not compare
         V = V.long()
-    least, greatest = torch.aminmax(V)
-    return least.item(), greatest.item()
+    if V.numel() <= ALONE:
+        least, greatest = torch.aminmax(V)
+        return least.item(), greatest.item()
+    pieces = [torch.aminmax(piece) for piece in V.split(max(1, ALONE * len(V) // V.numel()))]
+    bounds = torch.stack([bound for both in pieces for bound in both])  # a NaN among them comes through
+    return bounds.amin().item(), bounds.amax().item()
 
 
 def _named(dtypes: Iterable[torch.dtype]) -> str:
@@ -311,6 +323,8 @@ def _in_range(
 ) -> None:
     if can_look_at(V):
         least, greatest = _extremes(V)
+        if low <= least and greatest <= high:
+            return
         rounding = ROUNDING * torch.finfo(V.dtype).eps if V.is_floating_point() else 0
         if not (least >= low - rounding and greatest <= high + rounding):
             raise error(f"{argument} must lie in [{low}, {high}] for {what_for}, got values from {least} to {greatest}")

@@ -42,28 +42,56 @@ def in_graph_or_transform() -> bool:
     return torch.compiler.is_compiling() or transforms_active()
 
 
+_is_wrapped, _is_batched = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.is_legacy_batchedtensor
+
+
 def is_transformed(V: Any) -> bool:
     """Whether ``V`` belongs to a transform, or to ``is_grads_batched``: it has no memory of its own then."""
-    return isinstance(V, Tensor) and (
-        torch._C._functorch.is_functorch_wrapped_tensor(V) or torch._C._functorch.is_legacy_batchedtensor(V)
-    )
+    return isinstance(V, Tensor) and (_is_wrapped(V) or _is_batched(V))
+
+
+PLAIN = (Tensor, Parameter)
+"""The types of tensors that are no more than their numbers."""
+
+
+def at_rest(*tensors: Tensor | None) -> bool:
+    """Whether a call is an ordinary one: nothing compiles, traces or transforms it, and its tensors are plain.
+
+    It is the first look, and most often the only one: each of the others asks every tensor for itself.
+    """
+    if torch.compiler.is_compiling() or transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    # Not by all(): that takes twice as long.
+    for V in tensors:  # noqa: SIM110
+        if V is not None and (type(V) not in PLAIN or _is_wrapped(V) or _is_batched(V)):
+            return False
+    return True
 
 
 def is_expanded(V: Tensor) -> bool:
     """Whether ``V`` is one of the expanded weights of PyTorch, which only its own layers take: Opacus' ``"ew"``."""
-    return not torch.compiler.is_compiling() and "_expanded_weights" in type(V).__module__
+    return type(V) not in PLAIN and not torch.compiler.is_compiling() and "_expanded_weights" in type(V).__module__
 
 
 def may_move(*tensors: Tensor | None) -> bool:
     """Whether a derivative along one of the tensors may be asked for, in any of the ways that PyTorch has."""
-    along_tangents, along_gradients = forward_ad._current_level >= 0, torch.is_grad_enabled()
-    return any(
-        (along_gradients and V.requires_grad)
-        or (along_tangents and V.is_floating_point())
-        or torch._C._functorch.is_functorch_wrapped_tensor(V)
-        for V in tensors
-        if V is not None
-    )
+    in_forward_mode, along_gradients = along_tangents(), torch.is_grad_enabled()
+    for V in tensors:
+        if V is not None and (
+            (along_gradients and V.requires_grad) or (in_forward_mode and V.is_floating_point()) or _is_wrapped(V)
+        ):
+            return True
+    return False
+
+
+def along_tangents() -> bool:
+    """Whether forward mode is on."""
+    return forward_ad._current_level >= 0
+
+
+def is_last_backward(dJ: Tensor) -> bool:
+    """Whether the backward pass that runs is the graph's last: what was kept for it may be given away."""
+    return at_rest(dJ) and not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 @contextmanager
@@ -86,6 +114,7 @@ HOOKS = {
     "a backward pre-hook": "_backward_pre_hooks",
     "a backward hook": "_backward_hooks",
 }
+_OF_ALL_MODULES = {words: vars(torch.nn.modules.module)[f"_global{name}"] for words, name in HOOKS.items()}
 
 
 ONLY_LOOK_ON = ("torch.utils.module_tracker",)
@@ -94,12 +123,13 @@ ONLY_LOOK_ON = ("torch.utils.module_tracker",)
 
 def hooks_of(module: nn.Module) -> str | None:
     """In words, a hook that runs when the module is called, or None: its own, or one of all modules."""
+    of_module = module.__dict__
     for words, name in HOOKS.items():
-        if getattr(module, name):
+        if of_module[name]:
             return words
-        for hook in getattr(torch.nn.modules.module, f"_global{name}").values():
-            if getattr(hook, "__module__", None) not in ONLY_LOOK_ON:
-                return f"{words} of all modules"
+    for words, hooks in _OF_ALL_MODULES.items():
+        if hooks and any(getattr(hook, "__module__", None) not in ONLY_LOOK_ON for hook in hooks.values()):
+            return f"{words} of all modules"
     return None
 
 
@@ -108,7 +138,7 @@ def hooks_of(module: nn.Module) -> str | None:
 
 def is_traced(V: Tensor) -> bool:
     """Whether something looks on, such as a trace, for which a pass should be one operator."""
-    return type(V) not in (Tensor, Parameter) or torch._C._len_torch_dispatch_stack() > 0
+    return type(V) not in PLAIN or torch._C._len_torch_dispatch_stack() > 0
 
 
 FLOPS: dict[str, Callable[..., int]] = {}
@@ -137,22 +167,25 @@ is_exporting = torch.compiler.is_exporting  # before PyTorch 2.11, Dynamo took t
 
 
 def is_freed(V: Tensor) -> bool:
-    """Whether ``V`` should have memory, and has none any more: PyTorch's own operators may end the process then."""
-    return (
-        not torch.compiler.is_compiling()
-        and not is_traced(V)
-        and not is_transformed(V)
-        and V.untyped_storage().nbytes() == 0
-        and V.numel() > 0
-    )
+    """Whether ``V`` should have memory, and has less than its numbers take, as after ``untyped_storage().resize_``.
+
+    PyTorch's own operators may end the process then.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        there = V.untyped_storage().nbytes()
+    except RuntimeError:  # a transform's
+        return False
+    needed = V.nbytes
+    if needed and not V.is_contiguous():
+        needed = V.itemsize * (sum((n - 1) * stride for n, stride in zip(V.shape, V.stride(), strict=True)) + 1)
+    missing = needed > 0 and there < needed + V.storage_offset() * V.itemsize
+    return missing and not is_traced(V) and not is_transformed(V)
 
 
 def can_look_at(V: Tensor) -> bool:
     """Whether values can be read at no cost: there are some, no GPU to wait for, no trace or transform to break."""
     return (
-        not torch.compiler.is_compiling()
-        and V.device.type == "cpu"
-        and V.numel() > 0
-        and not is_traced(V)
-        and not is_transformed(V)
+        V.is_cpu and V.numel() > 0 and not torch.compiler.is_compiling() and not is_traced(V) and not is_transformed(V)
     )

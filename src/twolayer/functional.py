@@ -172,7 +172,7 @@ def loss(
     >>> W1, b1, W2, b2 = torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1, requires_grad=True), torch.zeros(1)
     >>> J = loss(X, Y, W1, b1, W2, b2, activation="tanh", backward="streamed")
     >>> J, torch.autograd.grad(J, W2)[0]
-    (tensor(0.3832, grad_fn=<GradientsBackward>), tensor([[-0.2424]]))
+    (tensor(0.3832, grad_fn=<LossBackward>), tensor([[-0.2424]]))
     """
     objective = arguments.objective(activation, task, label_smoothing, reduction)
     plan = arguments.plan(chunk_size, kernel)
@@ -183,7 +183,6 @@ def loss(
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
 
-@torch.no_grad()
 def loss_and_grads(
     X: Tensor,
     Y: Tensor,
@@ -229,7 +228,11 @@ def loss_and_grads(
     examples, _ = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
     if (chunk_size is not None or kernel is not None) and context.in_graph_or_transform():
         raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
-    J, _, grads = choice.loss_and_grads(examples, parameters, objective, plan)
+    if context.at_rest(*examples, *parameters):
+        J, _, grads = choice.run_loss_and_grads(examples, parameters, objective, plan)
+    else:
+        with torch.no_grad():
+            J, _, grads = choice.loss_and_grads(examples, parameters, objective, plan)
     return J, grads._asdict()
 
 

@@ -122,25 +122,35 @@ class TwoLayerNet(nn.Module):
         The cost is for wrappers such as DDP, which see this call: ``ddp(X, Y)`` is one pass in mode ``"streamed"``.
         Arguments and errors: see :func:`twolayer.functional.loss`.
         """
-        network = (self.W1, self.b1, self.W2, self.b2)
-        options: dict[str, Any] = {
-            "activation": self.activation,
-            "backward": self.backward,
-            "chunk_size": self.chunk_size,
-            "kernel": None if self.backward == "autograd" else self.kernel,
-        }
+        kernel = None if self.backward == "autograd" else self.kernel
         if Y is None:
-            return functional.logits(X, *network, **options)
+            return functional.logits(
+                X,
+                self.W1,
+                self.b1,
+                self.W2,
+                self.b2,
+                activation=self.activation,
+                backward=self.backward,
+                chunk_size=self.chunk_size,
+                kernel=kernel,
+            )
         return functional.loss(
             X,
             Y,
-            *network,
+            self.W1,
+            self.b1,
+            self.W2,
+            self.b2,
+            activation=self.activation,
             task=self.task,
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             label_smoothing=self.label_smoothing,
             reduction=reduction,
-            **options,
+            backward=self.backward,
+            chunk_size=self.chunk_size,
+            kernel=kernel,
         )
 
     def predict(self, X: Tensor) -> Tensor:

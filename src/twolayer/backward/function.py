@@ -53,3 +53,8 @@ class LightFunction(Function):
             raise
         finally:
             _under_way.ctx = None
+
+    @classmethod
+    def apply_at_rest(cls, *args: Any) -> Any:
+        """``apply`` where :func:`twolayer.context.at_rest` holds, and no output is saved."""
+        return super(Function, cls).apply(*args)  # type: ignore[misc]

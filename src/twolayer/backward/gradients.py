@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
-from twolayer.context import may_move, saved_for_jvp
+from twolayer.context import along_tangents, at_rest, is_last_backward, may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels.plain import added
@@ -39,8 +39,11 @@ def loss(
     X, *others = at_least_float32(X, *parameters)
     if not moves:
         return objective.cost(choice.logits(X, Parameters(*others), objective.activation, plan), examples)
-    examples = examples._replace(X=X)
-    return Gradients.apply(*_tensors(examples, Parameters(*others)), objective, plan)[0]
+    tensors = (X, examples.Y, *others, *examples[2:])
+    if at_rest(*tensors) and not along_tangents():
+        J: Tensor = Loss.apply_at_rest(objective, plan, *tensors)
+        return J
+    return Gradients.apply(*tensors, objective, plan)[0]
 
 
 def cost(Z2: Tensor, examples: Examples, objective: Objective) -> Tensor:
@@ -100,6 +103,28 @@ class Cost(LightFunction):
                 (tZ2 * task.error(Z2, Y)).sum(-1) if tZ2 is not None else None,
                 (tY * task.target_gradient(Z2, Y)).sum(-1) if tY is not None else None,
             )
+
+
+class Loss(LightFunction):
+    """``(X, Y, W1, b1, W2, b2, sample_weight, class_weight) → J``: :class:`Gradients`, where nothing but a first
+    derivative is likely to follow. For a second one, the gradients are computed once more, under autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, objective: Objective, plan: Plan, *tensors: Any) -> Tensor:
+        ctx.objective, ctx.plan = objective, plan
+        J, dX, grads = choice.run_loss_and_grads(*_values(tensors), objective, plan)
+        ctx.save_for_backward(*tensors, dX, *grads)
+        return J
+
+    @staticmethod
+    def backward(ctx: Any, dJ: Tensor) -> Tensors:
+        saved = ctx.saved_tensors
+        dX, *grads = saved[8:]
+        if torch.is_grad_enabled():
+            _, dX, *grads = Gradients.apply(*saved[:8], ctx.objective, ctx.plan)
+        elif is_last_backward(dJ) and dJ.is_cpu and dJ.item() == 1:
+            return None, None, dX, None, *grads, None, None
+        return None, None, None if dX is None else dJ * dX, None, *(dJ * dV for dV in grads), None, None
 
 
 class Gradients(LightFunction):

@@ -13,14 +13,21 @@ from torch import Tensor
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
-from twolayer.context import autocast_dtype, autocast_enabled, saved_for_jvp
+from twolayer.context import along_tangents, at_rest, autocast_dtype, autocast_enabled, may_move, saved_for_jvp
 from twolayer.equations import Parameters
-from twolayer.kernels import plain
+from twolayer.kernels import choice, plain
 from twolayer.tasks import Examples, Objective, Plan
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
     """``Z2``, ``(m, n_y)``."""
+    tensors = (X, *parameters)
+    if at_rest(*tensors) and not autocast_enabled(X.device):
+        if not may_move(*tensors):
+            return choice.forward(X, parameters, activation, plan)
+        if not along_tangents():
+            Z2: Tensor = Logits.apply_at_rest(activation, plan, *tensors)
+            return Z2
     # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
     Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
     return Z2
@@ -32,6 +39,30 @@ def loss(examples: Examples, parameters: Parameters, objective: Objective, plan:
     if autocast_enabled(examples.X.device):
         return gradients.cost(logits(examples.X, parameters, objective.activation, plan), examples, objective)
     return gradients.loss(examples, parameters, objective, plan, logits)
+
+
+class Logits(LightFunction):
+    """``(X, W1, b1, W2, b2) → Z2``: :class:`Network`, where nothing but a first derivative is likely to follow. For a
+    second one, the forward pass runs once more, under autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: str, plan: Plan, X: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.activation, ctx.plan = activation, plan
+        Z2, A1 = choice.forward_and_kept(X, Parameters(*parameters), activation, plan)
+        ctx.save_for_backward(X, *parameters, A1)
+        return Z2
+
+    @staticmethod
+    def backward(ctx: Any, dZ2: Tensor) -> tuple[Tensor | None, ...]:
+        X, *parameters, A1 = ctx.saved_tensors
+        W1, b1, W2, b2 = parameters
+        needs, g = ctx.needs_input_grad[2:], ACTIVATIONS[ctx.activation]
+        if torch.is_grad_enabled():
+            _, A1 = Network.apply(X, W1, b1, W2, b2, ctx.activation)
+        elif at_rest(dZ2):
+            kept = plain.Kept(X, W1, W2, A1)
+            return None, None, *choice.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
+        return None, None, *plain.backward(plain.Kept(X, W1, W2, A1), g, dZ2, needs=needs)
 
 
 @whole_in_graphs

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from twolayer import context
+from twolayer.activations import ACTIVATIONS
 from twolayer.equations import Parameters
 from twolayer.kernels import KERNELS, chunked, cpu, gpu, memory, plain
 from twolayer.tasks import PAIRING, Direction, Examples, Objective, Plan
 
 DEVICES = {"cpu": "cpu", "triton_descent": "cuda", **dict.fromkeys(gpu.KERNELS, "cuda")}
 """On which a kernel runs that is not PyTorch's operators."""
+IN_TURN = KERNELS[1:]
 
 
 def kernel_for(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> str:
@@ -30,10 +32,16 @@ def kernel_for(examples: Examples, parameters: Parameters, objective: Objective,
     Raises:
         RuntimeError: the one that is asked for cannot.
     """
+    return _kernel_for(examples, parameters, objective, plan, memory.unreadable(examples, parameters))
+
+
+def _kernel_for(
+    examples: Examples, parameters: Parameters, objective: Objective, plan: Plan, unreadable: str | None = None
+) -> str:
     if plan.kernel == "torch" or (plan.kernel is None and plan.chunk_size is not None):
         return "torch"
-    for name in KERNELS[1:] if plan.kernel is None else [plan.kernel]:
-        reason = why_not(name, examples, parameters, objective)
+    for name in IN_TURN if plan.kernel is None else (plan.kernel,):
+        reason = unreadable or _why_not(name, examples, parameters, objective)
         if reason is None:
             return name
     if plan.kernel is not None:
@@ -43,10 +51,14 @@ def kernel_for(examples: Examples, parameters: Parameters, objective: Objective,
 
 def why_not(kernel: str, examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
     """What keeps a kernel from these, or None."""
-    device = parameters.W1.device
-    if device.type != DEVICES[kernel]:
-        return f"it runs on {DEVICES[kernel].upper()}, and W1 is on {device}"
-    reason = memory.why_not(examples, parameters)
+    return memory.unreadable(examples, parameters) or _why_not(kernel, examples, parameters, objective)
+
+
+def _why_not(kernel: str, examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
+    device = DEVICES[kernel]
+    if not (parameters.W1.is_cpu if device == "cpu" else parameters.W1.is_cuda):
+        return f"it runs on {device.upper()}, and W1 is on {parameters.W1.device}"
+    reason = memory.why_not(examples)
     if reason is not None:
         return reason
     if kernel == "cpu":
@@ -75,6 +87,8 @@ def _all_at_once(*tensors: Tensor | None) -> bool:
 
 def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
     """``Z2``, ``(m, n_y)``, in at least float32."""
+    if context.at_rest(X, *parameters):
+        return run_logits(X, parameters, activation, plan)
     if _all_at_once(X, *parameters):
         with context.no_autocast(X.device):
             return plain.logits(X, parameters, activation)
@@ -85,16 +99,62 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
 
 
 def run_logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+    if _forward_by_kernel(X, parameters, activation, plan):
+        return cpu.forward(*memory.readable_network(X, parameters), activation)[0]
     by, options = _torch(X, parameters, plan)
     with torch.no_grad(), context.no_autocast(X.device):
         Z2: Tensor = by.logits(X, parameters, activation, **options)
         return Z2
 
 
+def _forward_by_kernel(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> bool:
+    """Whether the CPU kernel computes logits, and the gradients from what comes back to them: wherever it can, unless
+    another kernel is asked for."""
+    if plan.kernel not in (None, "cpu") or plan.chunk_size is not None or not parameters.W1.is_cpu:
+        return False
+    return memory.has_rows(X) and cpu.why_no_forward(X, parameters, activation) is None
+
+
+def forward(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Tensor:
+    """``Z2`` alone, in the dtype of the parameters, where nothing looks on."""
+    if _forward_by_kernel(X, parameters, activation, plan):
+        return cpu.forward(*memory.readable_network(X, parameters), activation)[0]
+    return plain.logits(X, parameters, activation)
+
+
+def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> tuple[Tensor, Tensor]:
+    """``Z2`` and ``A1``, where nothing looks on."""
+    if _forward_by_kernel(X, parameters, activation, plan):
+        Z2, A1 = cpu.forward(*memory.readable_network(X, parameters), activation, keep=True)
+        assert A1 is not None
+        return Z2, A1
+    Z2, kept = plain.forward(X, parameters, ACTIVATIONS[activation])
+    return Z2, kept.A1
+
+
+def backward_from_kept(
+    kept: plain.Kept, dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
+) -> plain.Tangents:
+    """``dX, dW1, db1, dW2, db2``, each if it is needed, where nothing looks on."""
+    X, W1, W2, _ = kept
+    parameters = Parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases play no part
+    if all(needs[1:]) and dZ2.dtype == X.dtype and _forward_by_kernel(X, parameters, activation, plan):
+        dX, grads = cpu.backward(
+            kept._replace(X=X.resolve_neg(), W1=W1.resolve_neg(), W2=W2.resolve_neg()),
+            dZ2.resolve_neg().contiguous(),
+            activation,
+            input_gradient=needs[0],
+        )
+        return dX, *grads
+    return plain.backward(kept, ACTIVATIONS[activation], dZ2, needs=needs)
+
+
 def loss_and_grads(
     examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     """``J``, ``dX`` if the plan asks for it, and the gradients of the parameters; the reduction is a mean or a sum."""
+    if context.at_rest(*examples, *parameters):
+        return run_loss_and_grads(examples, parameters, objective, plan)
     if _all_at_once(*examples, *parameters):
         with context.no_autocast(examples.X.device):
             return plain.loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
@@ -109,7 +169,7 @@ def loss_and_grads(
 def run_loss_and_grads(
     examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
 ) -> tuple[Tensor, Tensor | None, Parameters]:
-    kernel = kernel_for(examples, parameters, objective, plan)
+    kernel = _kernel_for(examples, parameters, objective, plan)  # whoever calls has seen that nothing looks on
     if kernel != "torch":
         examples, parameters = memory.readable(examples, parameters)
     if kernel == "cpu":

@@ -1,4 +1,5 @@
-// Cost and every gradient of a two-layer network, in one pass over the examples, for one thread or several.
+// Cost and every gradient of a two-layer network, in one pass over the examples, for one thread or several; and parts
+// of that pass: the logits alone, the gradients alone, from what comes back to the logits.
 //
 // The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
 // NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
@@ -47,6 +48,8 @@ typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU, ACTIVATIONS };
 enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING, TASKS }; // PAIRING: L = Σ Z2 ⊙ Y
+// GRADIENTS is all of it, FORWARD gives Z2, BACKWARD starts from Y = dZ2 and what FORWARD has left in A1.
+enum Pass { GRADIENTS, FORWARD, BACKWARD, PASSES };
 enum Dtype { FLOAT32, FLOAT64, BOOL, UINT8, INT8, INT16, INT32, INT64, UINT16, UINT32, UINT64, DTYPES };
 enum Refused { NOTHING, NO_MEMORY, UNKNOWN, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT }; // what comes back to Python
 
@@ -57,8 +60,9 @@ struct Args {
     const double *class_weight;        // or null
     float *dX, *dW1, *db1, *dW2, *db2; // dX or null
     float *cost;                       // out: J
+    float *Z2, *A1;                    // of FORWARD and BACKWARD; A1 or null
     int64_t m, n_x, n_h, n_y, X_stride, Y_stride, weight_stride;
-    int64_t activation, task, Y_dtype, weight_dtype, Y_is_dense, mean, threads;
+    int64_t pass, activation, task, Y_dtype, weight_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
 };
 
@@ -290,7 +294,7 @@ template <class Read> void as(int64_t dtype, const void *p, Read read) {
 }
 
 void check(const Args &a) {
-    const bool known = 0 <= a.activation && a.activation < ACTIVATIONS && 0 <= a.task && a.task < TASKS &&
+    const bool known = 0 <= a.pass && a.pass < PASSES && 0 <= a.activation && a.activation < ACTIVATIONS && 0 <= a.task && a.task < TASKS &&
                        0 <= a.Y_dtype && a.Y_dtype < DTYPES && (a.weight_dtype == FLOAT32 || a.weight_dtype == FLOAT64);
     const bool sizes = a.m >= 0 && a.n_x > 0 && a.n_h > 0 && a.n_y > 0 && a.threads > 0;
     const bool indices = a.task == MULTICLASS && a.Y_dtype > BOOL;
@@ -323,11 +327,11 @@ struct Part {
     bool some = false; // weight of an example that is not zero
     double unit = 0;                             // of what is in `sums`; 0 while there is nothing
     std::vector<std::pair<long, double>> units;  // the row from which dX has which unit
-    Array<float> sums = zeros<float>(net.parameters);
+    Array<float> sums = zeros<float>(a.pass == FORWARD ? 0 : net.parameters);
     Array<double> totals; // what was in `sums` before
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
     Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
-    Array<float> Z2 = room<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
+    Array<float> Z2 = zeros<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
     Array<double> w = room<double>(R);
     Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
     // Rows a power of two apart would share few sets of the cache.
@@ -340,7 +344,7 @@ struct Part {
         for (long span = first; span < last; span += SPAN) {
             const long end = std::min(span + SPAN, last);
             for (long r = span; r < end; r += R) tile(r, std::min(R, end - r));
-            if (last - first > SPAN) fold();
+            if (last - first > SPAN && a.pass != FORWARD) fold();
         }
     }
 
@@ -357,17 +361,45 @@ struct Part {
     }
 
     template <int g> void tile(long first, long n) {
-        auto flush = std::optional<FlushToZero>(std::in_place);
         const float *X = a.X + first * a.X_stride;
         long X_stride = a.X_stride;
         if (Xcopy) {
             for (long r = 0; r < n; r++) std::memcpy(&Xcopy[r * (net.n_x + VL)], X + r * X_stride, net.n_x * 4);
             X = Xcopy.get(), X_stride = net.n_x + VL;
         }
+        if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long k) { slab[k] = row[k]; });
+        else forward<g>(n, X, X_stride);
+        if (a.pass == FORWARD) {
+            for (long r = 0; r < n; r++) std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
+            if (a.A1) rows_of_A1(first, n, [](float *slab, float *row, long k) { row[k] = slab[k]; });
+            return;
+        }
+        output(first, n); // Z2 becomes dZ2
+        backward<g>(first, n, X, X_stride);
+    }
+
+    // copy(slab, row, unit) for each number of A1, between the tile and the rows that are kept.
+    template <class Copy> void rows_of_A1(long first, long n, Copy copy) {
+        for (long s = 0; s < net.slabs; s++) {
+            const long units = std::min(NR, net.n_h - s * NR);
+            for (long r = 0; r < n; r++) {
+                float *slab = &A1[(s * R + r) * NR], *row = a.A1 + (first + r) * net.n_h + s * NR;
+                if (units == NR)
+                    for (long k = 0; k < NR; k++) copy(slab, row, k);
+                else {
+                    for (long k = 0; k < units; k++) copy(slab, row, k);
+                    std::fill(slab + units, slab + NR, 0.0f);
+                }
+            }
+        }
+    }
+
+    // A1 and Z2 of the tile.
+    template <int g> void forward(long n, const float *X, long X_stride) {
+        const FlushToZero flush;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         const bool few = n_y < FEW;
         std::memset(Zsum.get(), 0, R * (few ? n_y * VL : net.N) * 4);
-
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR];
             const float *b = &net.b1[s * NR];
@@ -393,11 +425,12 @@ struct Part {
                 const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
                 Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(z)) : *z);
             }
+    }
 
-        flush.reset(); // weights and targets are read as they are
-        output(first, n); // Z2 becomes dZ2
-        flush.emplace();
-
+    // The tile's share of the gradients, from dZ2 in the place of Z2.
+    template <int g> void backward(long first, long n, const float *X, long X_stride) {
+        const FlushToZero flush;
+        const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         for (long r = 0; r < n; r++)
             for (long j = 0; j < n_y; j++) db2[j] += Z2[r * ldz + j]; // db2 = Σ_rows dZ2
         if (a.dX) std::memset(dX.get(), 0, net.xs * NR * R * 4);
@@ -562,9 +595,9 @@ struct Part {
 void pass(const Args &a) {
     check(a);
     Network net(a);
-    // A tile's hidden layer stays in the second-level cache; of a wide network, more rows share the weights' way there.
-    const long fewest = net.H * a.n_x > (1 << 17) ? 448 : 32, cached = (256 << 10) / (4 * net.H);
-    const long tile = std::min({std::max(fewest, cached), 896L, std::max(1L, a.m) + MR - 1}) / MR * MR;
+    // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first.
+    const long cached = (256 << 10) / (4 * net.H);
+    const long tile = std::min({std::max(32L, cached), 112L, std::max(1L, a.m) + MR - 1}) / MR * MR;
     const long threads = a.threads;
     const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
     parallel(wide, [&](long t) { net.pack(t, wide); });
@@ -574,6 +607,7 @@ void pass(const Args &a) {
         parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
         parts[t]->rows(share(t), share(t + 1));
     });
+    if (a.pass == FORWARD) return;
     double cost = 0, weight = 0;
     for (auto &part : parts) cost += part->cost, weight += part->weight;
     const bool some = std::any_of(parts.begin(), parts.end(), [](auto &part) { return part->some; });

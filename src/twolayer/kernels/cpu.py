@@ -2,6 +2,7 @@
 :mod:`~twolayer.kernels.library`."""
 
 import struct
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,9 +10,11 @@ from torch import Tensor
 from twolayer.activations import LEAKY_RELU_SLOPE
 from twolayer.equations import Parameters
 from twolayer.kernels.library import Kernel, load
-from twolayer.tasks import Examples, Objective
+from twolayer.kernels.plain import Kept
+from twolayer.tasks import PAIRING, Examples, Objective
 
 # Their places in the enums of cpu.cpp.
+GRADIENTS, FORWARD, BACKWARD = range(3)
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
 TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression", "pairing"])}
 DTYPES = {
@@ -38,27 +41,33 @@ REFUSED = {
     4: (ValueError, "sample_weight must be finite, not negative and not all zero"),
     5: (ValueError, "class_weight must be finite and positive"),
 }
-ARGUMENTS = struct.Struct("=14q14q2d")
+ARGUMENTS = struct.Struct("=16q15q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
+NONE = (0,)
 
 
 def why_not(examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
     """What keeps the kernel from a call, or None."""
-    X, Y, sample_weight, _ = examples
-    W1 = parameters.W1
-    if objective.activation not in ACTIVATIONS:
-        return f"it knows no activation {objective.activation!r}"
+    Y, sample_weight = examples.Y, examples.sample_weight
     if objective.task not in TASKS:
         return f"it knows no task {objective.task!r}"
-    if not W1.dtype == X.dtype == torch.float32:
-        return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
-    if not parameters.b1.dtype == parameters.W2.dtype == parameters.b2.dtype == torch.float32:
-        return f"it computes in float32, and W2 is {parameters.W2.dtype}"
     if Y.dtype not in DTYPES:
         return f"it reads no targets of {Y.dtype}"
     if sample_weight is not None and sample_weight.dtype not in (torch.float32, torch.float64):
         return f"it reads weights of float32 and float64, and sample_weight is {sample_weight.dtype}"
+    return why_no_forward(examples.X, parameters, objective.activation)
+
+
+def why_no_forward(X: Tensor, parameters: Parameters, activation: str) -> str | None:
+    """What keeps the kernel from computing the logits, or None."""
+    W1, b1, W2, b2 = parameters
+    if activation not in ACTIVATIONS:
+        return f"it knows no activation {activation!r}"
+    if not W1.dtype == X.dtype == torch.float32:
+        return f"it computes in float32, and X and W1 are {X.dtype} and {W1.dtype}"
+    if not b1.dtype == W2.dtype == b2.dtype == torch.float32:
+        return f"it computes in float32, and W2 is {W2.dtype}"
     kernel = load()
     return kernel if isinstance(kernel, str) else None
 
@@ -75,20 +84,73 @@ def loss_and_grads(
         ValueError: targets or weights are out of range, or a dimension is zero.
         MemoryError: there is none.
     """
-    kernel = load()
-    assert isinstance(kernel, Kernel), kernel
+    return _gradients(GRADIENTS, examples, parameters, objective, None, input_gradient)
+
+
+def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    """``Z2``, ``(m, n_y)``, and ``A1``, ``(m, n_h)``, if it is to be kept; where :func:`why_no_forward` is None."""
+    W1, b1, W2, b2 = _contiguous(parameters)
+    (m, n_x), (n_y, n_h) = X.shape, W2.shape
+    Z2, A1 = X.new_empty(m, n_y), X.new_empty(m, n_h) if keep else None
+    _run(
+        (
+            *(V.data_ptr() for V in (X, W1, b1, W2, b2)),
+            *NONE * 9,
+            Z2.data_ptr(),
+            0 if A1 is None else A1.data_ptr(),
+            *(m, n_x, n_h, n_y),
+            *(X.stride(0), 0, 0),
+            *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], DTYPES[torch.float32], 0, True, False),
+        ),
+        m * n_h * (2 * n_x + 2 * n_y + 20),
+        0.0,
+    )
+    return Z2, A1
+
+
+def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) -> tuple[Tensor | None, Parameters]:
+    """``dX`` if it is asked for, and the gradients, from what comes back to ``Z2``, and the ``A1`` that was kept."""
+    X, W1, W2, A1 = kept
+    parameters = Parameters(W1, W1.new_zeros(W1.shape[0]), W2, W2.new_zeros(W2.shape[0]))
+    objective = Objective(activation, PAIRING, reduction="sum")
+    _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, A1, input_gradient)
+    return dX, grads
+
+
+def _gradients(
+    which: int,
+    examples: Examples,
+    parameters: Parameters,
+    objective: Objective,
+    A1: Tensor | None,
+    input_gradient: bool,
+) -> tuple[Tensor, Tensor | None, Parameters]:
     X, Y, sample_weight, class_weight = examples
-    (m, n_x), (n_y, n_h) = X.shape, parameters.W2.shape
-    parameters = Parameters(*(V.contiguous() for V in parameters))
+    W1, b1, W2, b2 = _contiguous(parameters)
+    (m, n_x), (n_y, n_h) = X.shape, W2.shape
     if class_weight is not None:
         class_weight = class_weight.to(torch.float64).contiguous()
-    grads = Parameters(*map(torch.empty_like, parameters))
-    dX = X.new_empty(m, n_x) if input_gradient else None
-    J = X.new_empty(())
-    work = m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
-    failed = kernel.library.twolayer_pass(
-        ARGUMENTS.pack(
-            *map(_address, (X, *parameters, Y, sample_weight, class_weight, dX, *grads, J)),
+    empty = torch.empty_like
+    J, dX = X.new_empty(()), X.new_empty(m, n_x) if input_gradient else None
+    dW1, db1, dW2, db2 = empty(W1), empty(b1), empty(W2), empty(b2)
+    _run(
+        (
+            X.data_ptr(),
+            W1.data_ptr(),
+            b1.data_ptr(),
+            W2.data_ptr(),
+            b2.data_ptr(),
+            Y.data_ptr(),
+            0 if sample_weight is None else sample_weight.data_ptr(),
+            0 if class_weight is None else class_weight.data_ptr(),
+            0 if dX is None else dX.data_ptr(),
+            dW1.data_ptr(),
+            db1.data_ptr(),
+            dW2.data_ptr(),
+            db2.data_ptr(),
+            J.data_ptr(),
+            0,
+            0 if A1 is None else A1.data_ptr(),
             m,
             n_x,
             n_h,
@@ -96,24 +158,32 @@ def loss_and_grads(
             X.stride(0),
             Y.stride(0),
             0 if sample_weight is None else sample_weight.stride(0),
+            which,
             ACTIVATIONS[objective.activation],
             TASKS[objective.task],
             DTYPES[Y.dtype],
             0 if sample_weight is None else DTYPES[sample_weight.dtype],
             objective.task != "multiclass" or Y.is_floating_point(),
             objective.reduction == "mean",
-            max(1, min(torch.get_num_threads(), work // WORTH_A_THREAD)),
-            objective.label_smoothing,
-            LEAKY_RELU_SLOPE,
-        )
+        ),
+        m * n_h * (4 * n_x + 6 * n_y + 40),  # 40 for the activation
+        objective.label_smoothing,
     )
+    return J, dX, Parameters(dW1, db1, dW2, db2)
+
+
+def _contiguous(parameters: Parameters) -> Iterator[Tensor]:
+    return (V if V.is_contiguous() else V.contiguous() for V in parameters)
+
+
+def _run(fields: tuple[int, ...], work: int, label_smoothing: float) -> None:
+    """Raises MemoryError or ValueError as :func:`loss_and_grads` says."""
+    kernel = load()
+    assert isinstance(kernel, Kernel), kernel
+    threads = 1 if work < 2 * WORTH_A_THREAD else min(torch.get_num_threads(), work // WORTH_A_THREAD)
+    failed = kernel.library.twolayer_pass(ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE))
     if failed == NO_MEMORY:
         raise MemoryError("the CPU kernel got no memory")
     if failed:
         error, words = REFUSED.get(failed, (ValueError, "the CPU kernel does not take these arguments"))
         raise error(words)
-    return J, dX, grads
-
-
-def _address(V: Tensor | None) -> int:
-    return 0 if V is None else V.data_ptr()
