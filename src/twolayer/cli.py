@@ -168,6 +168,11 @@ class TwoLayerCLI(LightningCLI):
         return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
 
     def before_fit(self) -> None:
+        configs = self.config[self.subcommand].get("config")
+        epochs = table_commands.fewer_epochs(self.datamodule, self.given, configs, self.trainer.max_epochs)
+        if epochs is not None:
+            rank_zero_info(f"max_epochs: {epochs}, since the table is large (configured: {self.trainer.max_epochs})")
+            self.trainer.fit_loop.max_epochs = epochs
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:

@@ -3,8 +3,9 @@
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +47,24 @@ def with_defaults(args: Sequence[str]) -> list[str]:
     rate = value_of(args, "--model.optimizer.lr") or value_of(args, "--model.optimizer.init_args.lr")
     peak = [] if rate is None else [f"--model.lr_scheduler.init_args.max_lr={rate}"]  # the schedule sets the rate
     return [args[0], "--config", str(PRESET), f"--trainer.logger.init_args.name={name}", *peak, *args[1:]]
+
+
+def fewer_epochs(data: Any, given: Collection[str], configs: Sequence[Any] | None, most: int | None) -> int | None:
+    """How many epochs a fit with nothing but the defaults takes where the table is large; None to leave it as it is.
+
+    Args:
+        data: the DataModule.
+        given: options of the command line.
+        configs: its configuration files.
+        most: ``max_epochs``.
+    """
+    if (
+        not isinstance(data, Table)
+        or "trainer.max_epochs" in given
+        or [str(one) for one in configs or ()] != [str(PRESET)]
+    ):
+        return None
+    return data.epochs if most is not None and data.epochs < most else None
 
 
 def predicts_a_table(args: Sequence[str]) -> bool:

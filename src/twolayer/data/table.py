@@ -1,5 +1,6 @@
 """Training on a table of one's own: ``Table``."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from twolayer.tables.values import decimal_mark, numbers, present
 
 BATCHES_IN_AN_EPOCH = 32
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
+STEPS, FEWEST_EPOCHS = 3200, 20
 
 
 class Table(TabularDataModule):
@@ -95,7 +97,7 @@ class Table(TabularDataModule):
         self._encoding: Encoding | None = None
         self._said = False
         if batch_size is None:
-            share = len(self.splits["train"]) // BATCHES_IN_AN_EPOCH
+            share = math.ceil(len(self.splits["train"]) / BATCHES_IN_AN_EPOCH)
             self.batch_size = min(max(share, SMALLEST_BATCH), LARGEST_BATCH)
 
     def _check_names(self, named: dict[str, list[str]]) -> None:
@@ -163,6 +165,12 @@ class Table(TabularDataModule):
     @property
     def out_features(self) -> int:
         return self.target.out_features
+
+    @property
+    def epochs(self) -> int:
+        """How many make about as many steps as the smaller tables take in the preset's hundred."""
+        assert self.batch_size is not None
+        return max(FEWEST_EPOCHS, round(STEPS / math.ceil(len(self.splits["train"]) / self.batch_size)))
 
     @property
     def class_names(self) -> list[str]:
