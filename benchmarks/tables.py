@@ -231,7 +231,8 @@ def main() -> None:
     ]
     body = f"""\
 Errors on held-out rows, the smaller the better: the share in % that was put in a wrong class, or the RMSE. Means of
-{chosen.seeds} seeds, each with a test split of its own; all with default settings. `ensemble` is `--members {chosen.members}`. `MLP` is `MLPClassifier` or
+{chosen.seeds} seeds, each with a test split of its own; all with default settings. `ensemble`
+is `--members {chosen.members}`. `MLP` is `MLPClassifier` or
 `MLPRegressor`, the latter with standardised targets; `linear` is logistic or ridge regression. These get the columns
 standardised and one-hot, the trees numbers and levels; they train on our validation rows as well. The last columns are
 differences with standard errors. The defaults of `Table` were chosen by validation scores on other tables: apartments,
