@@ -400,3 +400,37 @@ def test_a_schedule_follows_the_learning_rate_that_is_given():
     command = fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1", "--model.optimizer.lr=0.007")
     (scheduler,) = [config.scheduler for config in command.trainer.lr_scheduler_configs]
     assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.007
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("members", [1, 2])
+def test_onnx_answers_row_by_row_from_raw_columns(members):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    numpy = pytest.importorskip("numpy")
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=3", f"--members={members}")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    cli.main(["export", "--ckpt_path", best])
+    session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
+    table = people(rows=60, seed=9)
+    table["town"][:3] = ["Atlantis", "", "NA"]
+    days = [date.fromisoformat(day) for day in table["since"]]
+    given = {
+        "age": [float(age) if age else math.nan for age in table["age"]],
+        "since.day": [float((day - date(1970, 1, 1)).days) for day in days],
+        "since.month": [float(day.month) for day in days],
+        "since.weekday": [float(day.weekday()) for day in days],
+        "since.hour": [0.0] * len(days),
+    }
+    columns = {name: numpy.array(values) for name, values in given.items()}
+    columns["town"] = numpy.array(table["town"], dtype=object)
+    assert {one.name for one in session.get_inputs()} == set(columns)
+    (found,) = session.run(None, columns)
+    expected = twolayer.load(best).predict_proba(table)
+    assert_close(torch.from_numpy(found).double(), expected, rtol=1e-4, atol=1e-5)
+    for i in range(5):
+        (row,) = session.run(None, {name: values[i : i + 1] for name, values in columns.items()})
+        assert_close(torch.from_numpy(row).double(), expected[i : i + 1], rtol=1e-4, atol=1e-5)
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties["classes"] == '["no", "yes"]'

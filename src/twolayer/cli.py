@@ -271,6 +271,9 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     if table_commands.predicts_a_table(given):
         table_commands.predict(given[1:])
         return None
+    if given[:1] == ["export"]:
+        table_commands.export(given[1:])
+        return None
     given, members = table_commands.members_of(given)
     ran = _run(table_commands.with_defaults(given))
     if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":

@@ -13,6 +13,7 @@ from twolayer.data.reading import read
 from twolayer.data.report import held_out, held_out_rows, rows_of
 from twolayer.data.table import Table
 from twolayer.data.writing import checked_ending, prediction_columns, write_columns
+from twolayer.tables import onnx
 from twolayer.tables.predictor import load
 
 PRESET = Path(__file__).parent / "data/table.yaml"
@@ -102,6 +103,27 @@ def predict(args: Sequence[str]) -> Path:
     write_columns(output, prediction_columns(predictor, frame, ids))
     print(f"{len(frame)} predictions: {os.path.relpath(output)}")
     return output
+
+
+def export(args: Sequence[str]) -> Path:
+    """Writes an ONNX file of a checkpoint; returns its path.
+
+    Args:
+        args: what stands behind ``twolayer export``.
+
+    Raises:
+        ValueError, FileNotFoundError: the message says in one line what is wrong with the checkpoint.
+    """
+    parser = argparse.ArgumentParser(prog="twolayer export", description="Write an ONNX file.", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a fit with a table")
+    parser.add_argument("--output", help="ONNX file (default: model.onnx beside the run's logs)")
+    options = parser.parse_args(args)
+    output = Path(options.output) if options.output else _run_folder(options.ckpt_path) / "model.onnx"
+    if output.suffix != ".onnx":
+        raise ValueError(f"output must end with .onnx, got {output}")
+    path = onnx.export(load(options.ckpt_path), output)
+    print(f"ONNX: {os.path.relpath(path)}")
+    return path
 
 
 def _run_folder(checkpoint: str | Path) -> Path:
