@@ -3,6 +3,7 @@
 import csv
 import math
 import random
+import re
 import subprocess
 import sys
 from datetime import date
@@ -434,3 +435,27 @@ def test_onnx_answers_row_by_row_from_raw_columns(members):
         assert_close(torch.from_numpy(row).double(), expected[i : i + 1], rtol=1e-4, atol=1e-5)
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["classes"] == '["no", "yes"]'
+
+
+def test_the_page_s_service_answers(monkeypatch):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx2")
+    from fastapi.testclient import TestClient
+
+    page = Path(__file__).parents[1] / "docs/tables.md"
+    (source,) = [block for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "FastAPI" in block]
+    assert len(source.splitlines()) <= 20
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--data.drop=[id]", "--trainer.max_epochs=2")
+    monkeypatch.setenv("CHECKPOINT", "runs/my/version_0/checkpoints/best.ckpt")
+    Path("app.py").write_text(source)
+    monkeypatch.syspath_prepend(".")
+    import app
+
+    client = TestClient(app.app)
+    rows = [{"age": 33, "town": "Ulm", "since": "2021-05-01"}, {"age": None, "town": "Atlantis", "since": None}]
+    answer = client.post("/predict", json=rows)
+    expected = app.model.predict_proba(rows)
+    assert_close(torch.tensor([[row["no"], row["yes"]] for row in answer.json()]).double(), expected, rtol=1e-6, atol=0)
+    refused = client.post("/predict", json=[{"age": 33}])
+    assert (refused.status_code, "'town'" in refused.text) == (422, True)

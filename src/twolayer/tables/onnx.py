@@ -57,12 +57,11 @@ def export(predictor: Predictor, path: str | Path) -> Path:
     example = tuple(torch.zeros(3, wide, dtype=torch.float64) for wide in slots)
     names = [f"slots_{k}" for k in range(len(members))]
     output = "value" if predictor.task == "regression" else "probabilities"
-    batch = torch.export.Dim("rows")
     program: Any = torch.onnx.export(
         _Answer(members).eval(),
         example,
         dynamo=True,
-        dynamic_shapes=(tuple({0: batch} for _ in members),),
+        dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in members),),
         input_names=names,
         output_names=[output],
         opset_version=OPSET,
