@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "initialization"],
+    ["activations", "context", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],

@@ -276,6 +276,83 @@ bool refuses(Draw &draw, long most_threads) {
     }
 }
 
+double product(const std::vector<float> &a, const std::vector<float> &b, double &size) {
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); i++) sum += double(a[i]) * b[i], size += std::fabs(double(a[i]) * b[i]);
+    return sum;
+}
+
+// The parts of the pass, held against the pass itself.
+bool parts_agree(Draw &draw, long most_threads) {
+    Problem p(draw, most_threads);
+    auto gradients = [&](Args a) {
+        std::vector<float> all;
+        const int failed = twolayer_pass(&a);
+        if (failed) std::printf("returned %d\n", failed);
+        for (auto *dV : {&p.dW1, &p.db1, &p.dW2, &p.db2, &p.dX}) all.insert(all.end(), dV->begin(), dV->end());
+        return all;
+    };
+    auto agree = [&](bool so, const char *what) {
+        if (!so) std::printf("%s: %s\n", what, p.words.c_str());
+        return so;
+    };
+    // FORWARD and BACKWARD are the pass of the cost Σ Z2 ⊙ Y, to the last bit.
+    std::vector<float> Z2(p.a.m * p.a.n_y), A1(p.a.m * p.a.n_h), dZ2(p.a.m * p.a.n_y), norms(p.a.m);
+    for (float &d : dZ2) d = draw.normal();
+    Args forward = p.a, pairing = p.a;
+    forward.pass = FORWARD, forward.Y = forward.sample_weight = nullptr, forward.class_weight = nullptr;
+    forward.Z2 = Z2.data(), forward.A1 = A1.data();
+    if (!agree(!twolayer_pass(&forward), "FORWARD")) return false;
+    pairing.task = PAIRING, pairing.Y = dZ2.data(), pairing.Y_dtype = FLOAT32, pairing.Y_stride = p.a.n_y;
+    pairing.Y_is_dense = true, pairing.sample_weight = nullptr, pairing.class_weight = nullptr;
+    pairing.mean = false, pairing.label_smoothing = 0;
+    const auto whole = gradients(pairing);
+    double cost = 0, size = 0;
+    for (long r = 0; r < p.a.m * p.a.n_y; r++) cost += double(Z2[r]) * dZ2[r], size += std::fabs(double(Z2[r]) * dZ2[r]);
+    if (!agree(std::fabs(cost - p.cost) <= 1e-5 * size + 1e-6, "the logits")) return false;
+    pairing.pass = BACKWARD, pairing.A1 = A1.data();
+    if (!agree(gradients(pairing) == whole, "BACKWARD")) return false;
+
+    // NORMS are those of the pass over a single example.
+    Args one = p.a;
+    one.sample_weight = nullptr, one.class_weight = nullptr, one.dX = nullptr;
+    Args all = one;
+    all.pass = NORMS, all.norms = norms.data();
+    if (!agree(!twolayer_pass(&all), "NORMS")) return false;
+    const long r = draw.integer(0, p.a.m - 1);
+    one.X += r * p.a.X_stride, one.m = 1, one.Y = nullptr;
+    as(p.a.Y_dtype, p.Y.data(), [&](auto *Y) { one.Y = Y + r * p.a.Y_stride; });
+    gradients(one);
+    size = 0;
+    for (auto *dV : {&p.dW1, &p.db1, &p.dW2, &p.db2}) product(*dV, *dV, size);
+    const double norm = std::sqrt(size);
+    const bool in_range = norm > 1e-15 && norm < 1e15; // its square too
+    if (!agree(!in_range || std::fabs(norms[r] - norm) <= 1e-5 * norm, "the norm")) return false;
+
+    // PRODUCT is symmetrical: u H v = v H u.
+    auto draws = [&](long n) {
+        std::vector<float> v(n);
+        for (float &x : v) x = draw.normal();
+        return v;
+    };
+    std::vector<float> u[4], v[4], Hu[4], Hv[4];
+    std::vector<float> *dP[] = {&p.dW1, &p.db1, &p.dW2, &p.db2};
+    for (int i = 0; i < 4; i++) u[i] = draws(dP[i]->size()), v[i] = draws(dP[i]->size());
+    auto times = [&](std::vector<float> *t, std::vector<float> *found) {
+        Args a = p.a;
+        a.pass = PRODUCT, a.dX = nullptr;
+        a.tW1 = t[0].data(), a.tb1 = t[1].data(), a.tW2 = t[2].data(), a.tb2 = t[3].data();
+        const int failed = twolayer_pass(&a);
+        for (int i = 0; i < 4; i++) found[i] = *dP[i];
+        return !failed;
+    };
+    if (!agree(times(u, Hu) && times(v, Hv), "PRODUCT")) return false;
+    double uHv = 0, vHu = 0;
+    size = 0;
+    for (int i = 0; i < 4; i++) uHv += product(u[i], Hv[i], size), vHu += product(v[i], Hu[i], size);
+    return agree(p.a.task == PAIRING || !std::isfinite(size) || std::fabs(uHv - vHu) <= 1e-4 * size, "the product");
+}
+
 // NaN and infinity anywhere: any result, but no fault.
 void survives(Draw &draw, long most_threads) {
     Problem p(draw, most_threads);
@@ -295,7 +372,7 @@ int main(int, char **arguments) {
     long trials = 0;
     for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; trials++) {
         Problem p(draw, most_threads);
-        if (!run(p) || !refuses(draw, most_threads)) return 1;
+        if (!run(p) || !refuses(draw, most_threads) || !parts_agree(draw, most_threads)) return 1;
         survives(draw, most_threads);
     }
     std::printf("%ld\n", trials);

@@ -203,12 +203,24 @@ def hvp(
 def run_hvp(
     examples: Examples, parameters: Parameters, direction: Direction, objective: Objective, plan: Plan
 ) -> Direction:
+    along_others = direction.X is not None or direction.Y is not None or plan.input_gradient
+    if not along_others and objective.task != PAIRING and _by_cpu(examples, parameters, objective, plan):
+        moving = Parameters(*(V.resolve_neg() for V in direction.parameters))
+        product = cpu.hvp(*memory.readable(examples, parameters), moving, objective)
+        return Direction(None, None, product)
     by, options = _torch(examples.X, parameters, plan)
     with torch.no_grad(), context.no_autocast(examples.X.device):
-        product: Direction = by.hvp(
+        found: Direction = by.hvp(
             examples, parameters, direction, objective, input_gradient=plan.input_gradient, **options
         )
-        return product
+        return found
+
+
+def _by_cpu(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> bool:
+    """Whether the CPU kernel runs what no other kernel has: wherever it can, unless another one is asked for."""
+    if plan.kernel not in (None, "cpu") or plan.chunk_size is not None:
+        return False
+    return _why_not("cpu", examples, parameters, objective) is None
 
 
 def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective: Objective, plan: Plan) -> Tensor:
@@ -219,5 +231,7 @@ def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective:
     """
     if context.in_graph_or_transform():
         raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
+    if context.at_rest(*examples, *parameters) and _by_cpu(examples, parameters, objective, plan):
+        return cpu.per_sample_grad_norms(*memory.readable(examples, parameters), objective)
     with context.no_autocast(examples.X.device):
         return chunked.per_sample_grad_norms(examples, parameters, objective, chunk_size=plan.chunk_size)

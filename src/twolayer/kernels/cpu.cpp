@@ -1,5 +1,6 @@
 // Cost and every gradient of a two-layer network, in one pass over the examples, for one thread or several; and parts
-// of that pass: the logits alone, the gradients alone, from what comes back to the logits.
+// of that pass: the logits alone, the gradients alone, from what comes back to the logits. And what it is half of: the
+// norm of each example's own gradient, and the Hessian's product with a direction.
 //
 // The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
 // NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
@@ -48,8 +49,9 @@ typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU, ACTIVATIONS };
 enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING, TASKS }; // PAIRING: L = Σ Z2 ⊙ Y
-// GRADIENTS is all of it, FORWARD gives Z2, BACKWARD starts from Y = dZ2 and what FORWARD has left in A1.
-enum Pass { GRADIENTS, FORWARD, BACKWARD, PASSES };
+// GRADIENTS is all of it, FORWARD gives Z2, BACKWARD starts from Y = dZ2 and what FORWARD has left in A1. NORMS are of
+// each example's own gradient. PRODUCT is how the gradients change along tW1, tb1, tW2, tb2, in their place.
+enum Pass { GRADIENTS, FORWARD, BACKWARD, NORMS, PRODUCT, PASSES };
 enum Dtype { FLOAT32, FLOAT64, BOOL, UINT8, INT8, INT16, INT32, INT64, UINT16, UINT32, UINT64, DTYPES };
 enum Refused { NOTHING, NO_MEMORY, UNKNOWN, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT }; // what comes back to Python
 
@@ -61,6 +63,8 @@ struct Args {
     float *dX, *dW1, *db1, *dW2, *db2; // dX or null
     float *cost;                       // out: J
     float *Z2, *A1;                    // of FORWARD and BACKWARD; A1 or null
+    float *norms;                      // of NORMS
+    const float *tW1, *tb1, *tW2, *tb2; // of PRODUCT
     int64_t m, n_x, n_h, n_y, X_stride, Y_stride, weight_stride;
     int64_t pass, activation, task, Y_dtype, weight_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
@@ -137,6 +141,12 @@ template <int g> inline vec prime(vec a, float slope) {
     else static_assert(g < 0, "an activation without its derivative");
 }
 
+template <int g> inline vec second(vec a) { // g''(Z1)
+    if constexpr (g == SIGMOID) return a * (1 - a) * (1 - 2 * a);
+    else if constexpr (g == TANH) return -2 * a * (1 - a * a);
+    else return vec{};
+}
+
 struct Errors {
     vec l, dz;
 };
@@ -150,6 +160,16 @@ template <int task> inline Errors errors(vec z, vec y) {
         return {(wrong == 0 ? vec{} : magnitude(z) * wrong) + log1p(e), // 0 · ∞ = 0
                 (z < 0 ? e : all(1)) / (1 + e) - y};
     } else static_assert(task < 0, "a task without its equation");
+}
+
+// How the derivative changes with z, where outputs stand alone.
+template <int task> inline vec curvature(vec z) {
+    if constexpr (task == REGRESSION) return all(1);
+    else if constexpr (task == PAIRING) return vec{};
+    else if constexpr (task == BINARY || task == MULTILABEL) {
+        const vec e = exp(-magnitude(z)), both = 1 + e;
+        return e / (both * both);
+    } else static_assert(task < 0, "a task without its curvature");
 }
 
 // C (M × V VL) += A B, with A (M × K) at strides `row` and `step`. The rows of B are `ldb` apart, those of C are NR.
@@ -240,6 +260,12 @@ template <class Work> void parallel(long threads, Work work) {
         if (failure) std::rethrow_exception(failure);
 }
 
+// Parameters, or a direction of theirs, as the products want them.
+struct Packed {
+    Array<float> W1, b1;  // [slab][feature][NR], [slab][NR]
+    Array<float> W2, W2T; // [output][slab][NR], and of several outputs [output slab][unit][NR]
+};
+
 // Sizes, and the parameters as the products want them.
 struct Network {
     const Args &a;
@@ -247,27 +273,31 @@ struct Network {
     const long H = padded(n_h), slabs = H / NR, N = padded(n_y), ldz = n_y < FEW ? n_y : N, xs = padded(n_x) / NR;
     const long parameters = H * (n_x + 1 + n_y) + n_y;
     const float slope = static_cast<float>(a.leaky_slope);
-    Array<float> W1 = zeros<float>(H * n_x), b1 = zeros<float>(H);   // [slab][feature][NR], [slab][NR]
-    Array<float> W2 = zeros<float>(n_y * H);                         // [output][slab][NR]
-    Array<float> W2T = zeros<float>(n_y < FEW ? 0 : H * N);          // [output slab][unit][NR]
-    Array<float> W1T = zeros<float>(a.dX ? xs * NR * H : 0);         // [feature slab][unit][NR]
+    Packed of = empty(true), t = empty(a.pass == PRODUCT);   // the parameters, and the direction
+    Array<float> W1T = zeros<float>(a.dX ? xs * NR * H : 0); // [feature slab][unit][NR]
 
-    explicit Network(const Args &args) : a(args) {
-        std::memcpy(b1.get(), a.b1, n_h * 4);
-        for (long j = 0; j < n_y; j++) std::memcpy(&W2[j * H], a.W2 + j * n_h, n_h * 4);
+    explicit Network(const Args &args) : a(args) {}
+
+    Packed empty(bool wanted) const {
+        const long n = wanted;
+        return {zeros<float>(n * H * n_x), zeros<float>(n * H), zeros<float>(n * n_y * H),
+                zeros<float>(n_y < FEW ? 0 : n * H * N)};
     }
     void pack(long thread, long threads) {
+        pack(of, a.W1, a.b1, a.W2, thread, threads);
+        if (a.pass == PRODUCT) pack(t, a.tW1, a.tb1, a.tW2, thread, threads);
+        for (long h = thread; a.dX && h < n_h; h += threads)
+            for (long k = 0; k < n_x; k++) W1T[(k / NR * H + h) * NR + k % NR] = a.W1[h * n_x + k];
+    }
+    void pack(Packed &to, const float *W1, const float *b1, const float *W2, long thread, long threads) const {
         for (long h = 0; h < n_h; h++) {
             const long slab = h / NR, lane = h % NR;
             if (slab % threads != thread) continue;
-            float *to = &W1[slab * n_x * NR + lane];
-            const float *from = a.W1 + h * n_x;
-            for (long k = 0; k < n_x; k++) to[k * NR] = from[k];
-            if (a.dX)
-                for (long k = 0; k < n_x; k++) W1T[(k / NR * H + h) * NR + k % NR] = from[k];
-            if (n_y >= FEW)
-                for (long j = 0; j < n_y; j++) W2T[(j / NR * H + h) * NR + j % NR] = a.W2[j * n_h + h];
+            to.b1[h] = b1[h];
+            for (long k = 0; k < n_x; k++) to.W1[(slab * n_x + k) * NR + lane] = W1[h * n_x + k];
+            for (long j = 0; n_y >= FEW && j < n_y; j++) to.W2T[(j / NR * H + h) * NR + j % NR] = W2[j * n_h + h];
         }
+        for (long j = thread; j < n_y; j += threads) std::memcpy(&to.W2[j * H], W2 + j * n_h, n_h * 4);
     }
 };
 
@@ -327,13 +357,18 @@ struct Part {
     bool some = false; // weight of an example that is not zero
     double unit = 0;                             // of what is in `sums`; 0 while there is nothing
     std::vector<std::pair<long, double>> units;  // the row from which dX has which unit
-    Array<float> sums = zeros<float>(a.pass == FORWARD ? 0 : net.parameters);
+    const bool summing = a.pass != FORWARD && a.pass != NORMS;
+    Array<float> sums = zeros<float>(summing ? net.parameters : 0);
     Array<double> totals; // what was in `sums` before
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
     Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
     Array<float> Z2 = zeros<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
     Array<double> w = room<double>(R);
+    Array<float> squares = room<float>(a.pass == NORMS ? R * 2 * VL : 0); // of a row's dZ1 and A1, [row][2][VL]
     Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
+    const long moving = a.pass == PRODUCT; // how these change along the direction
+    Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
+    Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
     // Rows a power of two apart would share few sets of the cache.
     Array<float> Xcopy{a.X_stride % 256 ? nullptr : room<float>(R * (net.n_x + VL)).release()};
     Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
@@ -344,7 +379,7 @@ struct Part {
         for (long span = first; span < last; span += SPAN) {
             const long end = std::min(span + SPAN, last);
             for (long r = span; r < end; r += R) tile(r, std::min(R, end - r));
-            if (last - first > SPAN && a.pass != FORWARD) fold();
+            if (last - first > SPAN && summing) fold();
         }
     }
 
@@ -369,13 +404,23 @@ struct Part {
         }
         if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long k) { slab[k] = row[k]; });
         else forward<g>(n, X, X_stride);
-        if (a.pass == FORWARD) {
+        switch (a.pass) {
+        case FORWARD:
             for (long r = 0; r < n; r++) std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
             if (a.A1) rows_of_A1(first, n, [](float *slab, float *row, long k) { row[k] = slab[k]; });
             return;
+        case NORMS: // of single examples, which their weights do not change
+            targets(first, n);
+            losses(n);
+            return norms<g>(first, n, X, X_stride);
+        case PRODUCT:
+            along<g>(n, X, X_stride);
+            output(first, n);
+            return product<g>(n, X, X_stride);
+        default:
+            output(first, n); // Z2 becomes dZ2
+            return backward<g>(first, n, X, X_stride);
         }
-        output(first, n); // Z2 becomes dZ2
-        backward<g>(first, n, X, X_stride);
     }
 
     // copy(slab, row, unit) for each number of A1, between the tile and the rows that are kept.
@@ -397,34 +442,113 @@ struct Part {
     // A1 and Z2 of the tile.
     template <int g> void forward(long n, const float *X, long X_stride) {
         const FlushToZero flush;
-        const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
-        const bool few = n_y < FEW;
-        std::memset(Zsum.get(), 0, R * (few ? n_y * VL : net.N) * 4);
+        const long n_x = net.n_x;
+        no_outputs();
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR];
-            const float *b = &net.b1[s * NR];
+            const float *b = &net.of.b1[s * NR];
             for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
-            panel(n, units, n_x, X, X_stride, 1, &net.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
+            panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
             for (long i = 0; i < n * NR; i += VL) at(A + i) = activation<g>(at(A + i), net.slope); // A1 = g(Z1)
             for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
                 for (long h = units; h < NR; h++) A[r * NR + h] = 0;
-            if (few) {
-                for (long j = 0; j < n_y; j++) {
-                    const vec w0 = at(&net.W2[j * H + s * NR]), w1 = at(&net.W2[j * H + s * NR + VL]);
-                    for (long r = 0; r < n; r++)
-                        at(&Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
-                }
-            } else {
-                for (long j = 0; j < net.N; j += NR)
-                    panel(n, n_y - j, NR, A, NR, 1, &net.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+            to_outputs(n, s, A, net.of);
+        }
+        outputs(n, a.b2, Z2.get()); // Z2 = A1 W2ᵀ + b2
+    }
+
+    // The share of a slab of hidden units in the outputs: Zsum += A W2ᵀ.
+    void to_outputs(long n, long s, const float *A, const Packed &by) {
+        const long H = net.H, n_y = net.n_y;
+        if (n_y < FEW)
+            for (long j = 0; j < n_y; j++) {
+                const vec w0 = at(&by.W2[j * H + s * NR]), w1 = at(&by.W2[j * H + s * NR + VL]);
+                for (long r = 0; r < n; r++)
+                    at(&Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
+            }
+        else
+            for (long j = 0; j < net.N; j += NR)
+                panel(n, n_y - j, NR, A, NR, 1, &by.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+    }
+    void outputs(long n, const float *b, float *Z) const {
+        const bool few = net.n_y < FEW;
+        for (long r = 0; r < n; r++)
+            for (long j = 0; j < net.n_y; j++) {
+                const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
+                Z[r * net.ldz + j] = b[j] + (few ? sum(at(z)) : *z);
+            }
+    }
+    void no_outputs() { std::memset(Zsum.get(), 0, R * (net.n_y < FEW ? net.n_y * VL : net.N) * 4); }
+
+    // How Z1, A1 and Z2 of the tile change along the direction: RZ1, RA1, RZ2.
+    template <int g> void along(long n, const float *X, long X_stride) {
+        const FlushToZero flush;
+        no_outputs();
+        for (long s = 0; s < net.slabs; s++) {
+            float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
+            const float *b = &net.t.b1[s * NR];
+            for (long r = 0; r < n; r++) at(RZ + r * NR) = at(b), at(RZ + r * NR + VL) = at(b + VL);
+            const long units = std::min(NR, net.n_h - s * NR);
+            panel(n, units, net.n_x, X, X_stride, 1, &net.t.W1[s * net.n_x * NR], NR, RZ); // RZ1 = X tW1ᵀ + tb1
+            for (long i = 0; i < n * NR; i += VL) at(RA + i) = at(RZ + i) * prime<g>(at(A + i), net.slope);
+            for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
+                for (long h = units; h < NR; h++) RA[r * NR + h] = 0;
+            to_outputs(n, s, RA, net.of);
+            to_outputs(n, s, A, net.t);
+        }
+        outputs(n, a.tb2, RZ2.get()); // RZ2 = RA1 W2ᵀ + A1 tW2ᵀ + tb2
+    }
+
+    // The tile's share of the product, from dZ2 in the place of Z2 and RdZ2 in that of RZ2.
+    template <int g> void product(long n, const float *X, long X_stride) {
+        const FlushToZero flush;
+        const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
+        for (long r = 0; r < n; r++)
+            for (long j = 0; j < n_y; j++) db2[j] += RZ2[r * ldz + j]; // hb2 = Σ_rows RdZ2
+        for (long s = 0; s < net.slabs; s++) {
+            const float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
+            const long units = std::min(NR, net.n_h - s * NR);
+            float *hW2 = dW2 + s * n_y * NR;
+            panel(n_y, units, n, RZ2.get(), 1, ldz, A, NR, hW2); // hW2 = RdZ2ᵀ A1 + dZ2ᵀ RA1
+            panel(n_y, units, n, Z2.get(), 1, ldz, RA, NR, hW2);
+            std::memset(D.get(), 0, n * NR * 4), std::memset(RD.get(), 0, n * NR * 4);
+            panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get());   // dA1 = dZ2 W2
+            panel(n, units, n_y, RZ2.get(), ldz, 1, &net.of.W2[s * NR], H, RD.get()); // RdA1 = RdZ2 W2 + dZ2 tW2
+            panel(n, units, n_y, Z2.get(), ldz, 1, &net.t.W2[s * NR], H, RD.get());
+            vec h[2]{};
+            for (long i = 0; i < n * NR; i += VL) { // RdZ1 = RdA1 ⊙ g'(Z1) + dA1 ⊙ g''(Z1) ⊙ RZ1, hb1 = Σ_rows RdZ1
+                const vec A1 = at(A + i);
+                at(&RD[i]) = at(&RD[i]) * prime<g>(A1, net.slope) + at(&D[i]) * second<g>(A1) * at(RZ + i);
+                h[i / VL % 2] += at(&RD[i]);
+            }
+            at(db1 + s * NR) += h[0], at(db1 + s * NR + VL) += h[1];
+            panel(n_x, units, n, X, 1, X_stride, RD.get(), NR, dW1 + s * n_x * NR); // hW1 = RdZ1ᵀ X
+        }
+    }
+
+    // ‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1), under the root: the gradients of one example are outer products.
+    template <int g> void norms(long first, long n, const float *X, long X_stride) {
+        const FlushToZero flush;
+        const long H = net.H, n_y = net.n_y, ldz = net.ldz;
+        std::memset(squares.get(), 0, n * 2 * VL * 4);
+        for (long s = 0; s < net.slabs; s++) {
+            const float *A = &A1[s * R * NR];
+            std::memset(D.get(), 0, n * NR * 4);
+            panel(n, std::min(NR, net.n_h - s * NR), n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get());
+            for (long r = 0; r < n; r++) {
+                const vec a0 = at(A + r * NR), a1 = at(A + r * NR + VL);
+                const vec d0 = at(&D[r * NR]) * prime<g>(a0, net.slope), d1 = at(&D[r * NR + VL]) * prime<g>(a1, net.slope);
+                at(&squares[r * 2 * VL]) += d0 * d0 + d1 * d1, at(&squares[(r * 2 + 1) * VL]) += a0 * a0 + a1 * a1;
             }
         }
-        for (long r = 0; r < n; r++) // Z2 = A1 W2ᵀ + b2
-            for (long j = 0; j < n_y; j++) {
-                const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
-                Z2[r * ldz + j] = a.b2[j] + (few ? sum(at(z)) : *z);
-            }
+        for (long r = 0; r < n; r++) {
+            double of_x = 1, of_dz2 = 0;
+            for (long k = 0; k < net.n_x; k++) of_x += double(X[r * X_stride + k]) * X[r * X_stride + k];
+            for (long j = 0; j < n_y; j++) of_dz2 += double(Z2[r * ldz + j]) * Z2[r * ldz + j];
+            const double of_dz1 = sum(at(&squares[r * 2 * VL])), of_a1 = 1.0 + sum(at(&squares[(r * 2 + 1) * VL]));
+            a.norms[first + r] = static_cast<float>(std::sqrt(of_dz1 * of_x + of_dz2 * of_a1));
+        }
     }
 
     // The tile's share of the gradients, from dZ2 in the place of Z2.
@@ -439,7 +563,7 @@ struct Part {
             const long units = std::min(NR, net.n_h - s * NR);
             panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
             std::memset(D.get(), 0, n * NR * 4);
-            panel(n, units, n_y, Z2.get(), ldz, 1, &net.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+            panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
             vec d0{}, d1{};
             for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
                 float *d = &D[r * NR];
@@ -514,12 +638,13 @@ struct Part {
         }
     }
 
-    // Z2 becomes w Z2 in units.
+    // Z2, and RZ2 if there is one, become w times themselves in units.
     void weigh(long first, long n) {
         double top = 0;
         for (long r = 0; r < n; r++) {
             float of_row = 0;
             for (long j = 0; j < net.n_y; j++) of_row = std::max(of_row, std::fabs(Z2[r * net.ldz + j]));
+            for (long j = 0; moving && j < net.n_y; j++) of_row = std::max(of_row, std::fabs(RZ2[r * net.ldz + j]));
             top = std::max(top, weighted ? w[r] * of_row : of_row);
         }
         if (top > unit * 0x1p20 && top < INFINITE) {
@@ -529,34 +654,67 @@ struct Part {
         }
         const double scale = unit ? 1 / unit : 1;
         if (!weighted && scale == 1) return;
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < net.n_y; j++) {
-                float &z = Z2[r * net.ldz + j];
-                z = static_cast<float>(z * ((weighted ? w[r] : 1) * scale));
-            }
+        auto by = [&](float *Z) {
+            for (long r = 0; r < n; r++)
+                for (long j = 0; j < net.n_y; j++) {
+                    float &z = Z[r * net.ldz + j];
+                    z = static_cast<float>(z * ((weighted ? w[r] : 1) * scale));
+                }
+        };
+        by(Z2.get());
+        if (moving) by(RZ2.get());
     }
 
-    // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y).
-    void output(long first, long n) {
-        const long n_y = net.n_y, ldz = net.ldz;
+    // The tile's targets, dense, and weights.
+    void targets(long first, long n) {
         const float smooth = static_cast<float>(a.label_smoothing);
-        const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? n_y : 2);
+        const float keep = 1 - smooth, even = smooth / (a.task == MULTICLASS ? net.n_y : 2);
         read_targets(first, n);
         read_weights(first, n);
         if (smooth)
             for (long r = 0; r < n; r++)
-                for (long j = 0; j < n_y; j++) Y[r * ldz + j] = keep * Y[r * ldz + j] + even;
+                for (long j = 0; j < net.n_y; j++) Y[r * net.ldz + j] = keep * Y[r * net.ldz + j] + even;
+    }
 
-        losses(n, std::make_integer_sequence<int, TASKS>());
+    // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y), and RZ2 into how that changes.
+    void output(long first, long n) {
+        targets(first, n);
+        if (moving) curvatures(n, std::make_integer_sequence<int, TASKS>());
+        losses(n);
         for (long r = 0; r < n; r++) {
             double l = 0;
-            for (long j = 0; j < n_y; j++) l += L[r * ldz + j];
+            for (long j = 0; j < net.n_y; j++) l += L[r * net.ldz + j];
             weight += weighted ? w[r] : 1;
             cost += weighted ? w[r] * l : l;
         }
         weigh(first, n);
     }
 
+    template <int... task> void curvatures(long n, std::integer_sequence<int, task...>) {
+        constexpr void (Part::*of[])(long) = {&Part::curvatures<task>...};
+        (this->*of[a.task])(n);
+    }
+    template <int task> void curvatures(long n) {
+        if constexpr (task == MULTICLASS)
+            for (long r = 0; r < n; r++) curvature_of_softmax(&Z2[r * net.ldz], &Y[r * net.ldz], &RZ2[r * net.ldz]);
+        else
+            for (long i = 0; i < n * net.ldz; i += VL) at(&RZ2[i]) *= curvature<task>(at(&Z2[i]));
+    }
+
+    // One row: Rz becomes p ⊙ (Rz − Σ p Rz) Σ y, with p = softmax(z).
+    void curvature_of_softmax(const float *z, const float *y, float *Rz) {
+        const long n_y = net.n_y;
+        const float top = *std::max_element(z, z + n_y);
+        double total = 0, mean = 0, of_y = 0;
+        for (long j = 0; j < n_y; j++) {
+            const double p = std::exp(double(z[j]) - top);
+            total += p, mean += p * Rz[j], of_y += y[j];
+        }
+        for (long j = 0; j < n_y; j++)
+            Rz[j] = static_cast<float>(std::exp(double(z[j]) - top) / total * (Rz[j] - mean / total) * of_y);
+    }
+
+    void losses(long n) { losses(n, std::make_integer_sequence<int, TASKS>()); }
     template <int... task> void losses(long n, std::integer_sequence<int, task...>) {
         constexpr void (Part::*of[])(long) = {&Part::losses<task>...};
         (this->*of[a.task])(n);
@@ -596,7 +754,7 @@ void pass(const Args &a) {
     check(a);
     Network net(a);
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first.
-    const long cached = (256 << 10) / (4 * net.H);
+    const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
     const long tile = std::min({std::max(32L, cached), 112L, std::max(1L, a.m) + MR - 1}) / MR * MR;
     const long threads = a.threads;
     const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
@@ -607,7 +765,7 @@ void pass(const Args &a) {
         parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
         parts[t]->rows(share(t), share(t + 1));
     });
-    if (a.pass == FORWARD) return;
+    if (!parts[0]->summing) return;
     double cost = 0, weight = 0;
     for (auto &part : parts) cost += part->cost, weight += part->weight;
     const bool some = std::any_of(parts.begin(), parts.end(), [](auto &part) { return part->some; });

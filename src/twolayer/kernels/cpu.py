@@ -14,7 +14,7 @@ from twolayer.kernels.plain import Kept
 from twolayer.tasks import PAIRING, Examples, Objective
 
 # Their places in the enums of cpu.cpp.
-GRADIENTS, FORWARD, BACKWARD = range(3)
+GRADIENTS, FORWARD, BACKWARD, NORMS, PRODUCT = range(5)
 ACTIVATIONS = {name: number for number, name in enumerate(["sigmoid", "tanh", "relu", "leaky_relu"])}
 TASKS = {name: number for number, name in enumerate(["binary", "multilabel", "multiclass", "regression", "pairing"])}
 DTYPES = {
@@ -41,10 +41,11 @@ REFUSED = {
     4: (ValueError, "sample_weight must be finite, not negative and not all zero"),
     5: (ValueError, "class_weight must be finite and positive"),
 }
-ARGUMENTS = struct.Struct("=16q15q2d")
+ARGUMENTS = struct.Struct("=21q15q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
 NONE = (0,)
+"""The address of what there is not."""
 
 
 def why_not(examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
@@ -84,7 +85,21 @@ def loss_and_grads(
         ValueError: targets or weights are out of range, or a dimension is zero.
         MemoryError: there is none.
     """
-    return _gradients(GRADIENTS, examples, parameters, objective, None, input_gradient)
+    return _gradients(GRADIENTS, examples, parameters, objective, input_gradient=input_gradient)
+
+
+def hvp(examples: Examples, parameters: Parameters, direction: Parameters, objective: Objective) -> Parameters:
+    """As :func:`twolayer.kernels.chunked.hvp` along the parameters; see :func:`loss_and_grads`."""
+    moving = list(_contiguous(direction))
+    along = (*NONE * 3, *(V.data_ptr() for V in moving))
+    return _gradients(PRODUCT, examples, parameters, objective, along)[2]
+
+
+def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective: Objective) -> Tensor:
+    """As :func:`twolayer.kernels.chunked.per_sample_grad_norms`; see :func:`loss_and_grads`."""
+    norms = examples.X.new_empty(len(examples.X))
+    _gradients(NORMS, examples, parameters, objective, (0, 0, norms.data_ptr(), *NONE * 4))
+    return norms
 
 
 def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -98,6 +113,7 @@ def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = 
             *NONE * 9,
             Z2.data_ptr(),
             0 if A1 is None else A1.data_ptr(),
+            *NONE * 5,
             *(m, n_x, n_h, n_y),
             *(X.stride(0), 0, 0),
             *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], DTYPES[torch.float32], 0, True, False),
@@ -113,7 +129,8 @@ def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) 
     X, W1, W2, A1 = kept
     parameters = Parameters(W1, W1.new_zeros(W1.shape[0]), W2, W2.new_zeros(W2.shape[0]))
     objective = Objective(activation, PAIRING, reduction="sum")
-    _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, A1, input_gradient)
+    others = (0, A1.data_ptr(), *NONE * 5)
+    _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, others, input_gradient)
     return dX, grads
 
 
@@ -122,8 +139,8 @@ def _gradients(
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
-    A1: Tensor | None,
-    input_gradient: bool,
+    others: tuple[int, ...] = NONE * 7,
+    input_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     X, Y, sample_weight, class_weight = examples
     W1, b1, W2, b2 = _contiguous(parameters)
@@ -149,8 +166,7 @@ def _gradients(
             dW2.data_ptr(),
             db2.data_ptr(),
             J.data_ptr(),
-            0,
-            0 if A1 is None else A1.data_ptr(),
+            *others,
             m,
             n_x,
             n_h,

@@ -89,18 +89,19 @@ def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> 
     """Nodes that make the slots of each member of the raw columns, which become the inputs."""
     from onnx import TensorProto, helper
 
-    inputs, nodes = {}, [helper.make_node("Constant", [], ["axis_1"], value_ints=[1])]
+    inputs: dict[str, int] = {}
+    nodes = [helper.make_node("Constant", [], ["axis_1"], value_ints=[1])]
     for k, (member, name) in enumerate(zip(members, names, strict=True)):
         assert member.encoding is not None
-        columns = []
+        columns: list[str] = []
         for column in member.encoding.columns:
             if column.kind == "category":
                 inputs[column.name] = TensorProto.STRING
                 codes = {text: float(i) for i, text in enumerate(column.levels)}
                 codes = {text: float("nan") for text in sorted(MISSING)} | codes
                 raw, code = f"{column.name}_code_{k}", f"{column.name}_wide_{k}"
-                coded = {"keys_strings": list(codes), "values_floats": list(codes.values())}
-                default = {"default_float": float(len(column.levels))}
+                coded: dict[str, Any] = {"keys_strings": list(codes), "values_floats": list(codes.values())}
+                default: dict[str, Any] = {"default_float": float(len(column.levels))}
                 nodes.append(
                     helper.make_node("LabelEncoder", [column.name], [raw], domain="ai.onnx.ml", **coded, **default)
                 )
@@ -110,9 +111,9 @@ def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> 
                 parts = [f"{column.name}.{part}" for part in DATE_PARTS] if column.kind == "date" else [column.name]
                 inputs |= dict.fromkeys(parts, TensorProto.DOUBLE)
                 columns += parts
-        upright = [f"{column}_column_{k}" for column in columns]
-        for column, up in zip(columns, upright, strict=True):
-            nodes.append(helper.make_node("Unsqueeze", [column, "axis_1"], [up]))
+        upright = [f"{part}_column_{k}" for part in columns]
+        for part, up in zip(columns, upright, strict=True):
+            nodes.append(helper.make_node("Unsqueeze", [part, "axis_1"], [up]))
         nodes.append(helper.make_node("Concat", upright, [name], axis=1))
     rest = list(model.graph.node)
     del model.graph.node[:], model.graph.input[:]

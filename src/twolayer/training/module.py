@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from twolayer.arguments import one_of, positive_int
+from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.training.batches import as_examples
 from twolayer.training.finite import of_a_batch
@@ -66,10 +67,10 @@ class LitTwoLayer(StepsInBlocks):
         in_features: int,
         hidden_features: int,
         out_features: int,
-        task: str = "binary",
-        activation: str = "relu",
-        init: str = "he",
-        backward: str = "manual",
+        task: TaskName = "binary",
+        activation: ActivationName = "relu",
+        init: InitName = "he",
+        backward: BackwardName = "manual",
         class_weight: list[float] | dict[str, float] | str | None = None,
         label_smoothing: float = 0.0,
         standardize: bool = True,
