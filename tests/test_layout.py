@@ -58,9 +58,10 @@ LAYERS = [
     ["functional"],
     ["network"],
     ["descent", "loading"],
+    ["tables"],
     ["training"],
     ["answers", "callbacks", "data"],
-    ["limits", "parsing"],
+    ["limits", "parsing", "table_commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -582,10 +582,10 @@ def test_a_stream_of_rows_has_no_end_that_a_bar_could_know(train):
 
 def test_a_batch_of_another_kind_is_refused_with_a_sentence(train):
     X, Y = points()
-    with pytest.raises(TypeError, match=r"a batch must be \(X, Y\), two tensors, got dict"):
+    with pytest.raises(TypeError, match=r"a batch must be \(X, Y\), two tensors, or \(X, Y, sample_weight\), got dict"):
         train(LitTwoLayer(2, 3, 1), DataLoader([{"x": x, "y": y} for x, y in zip(X, Y, strict=True)], batch_size=8))
-    with pytest.raises(TypeError, match="got list of Tensor, Tensor, Tensor"):
-        train(LitTwoLayer(2, 3, 1), DataLoader(TensorDataset(X, Y, Y), batch_size=8))
+    with pytest.raises(TypeError, match="got list of Tensor, Tensor, Tensor, Tensor"):
+        train(LitTwoLayer(2, 3, 1), DataLoader(TensorDataset(X, Y, Y, Y), batch_size=8))
 
 
 def test_a_subclass_may_validate_in_a_way_of_its_own(train):

@@ -21,7 +21,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer import table_commands
 from twolayer.answers import HELD, Answer, answering, told
+from twolayer.data import Table
 from twolayer.files import written_whole
 from twolayer.limits import check_limits
 from twolayer.parsing import Parser
@@ -257,6 +260,11 @@ class TwoLayerCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._check_optimizer()
+        configs = self.config[self.subcommand].get("config")
+        epochs = table_commands.fewer_epochs(self.datamodule, self.given, configs, self.trainer.max_epochs)
+        if epochs is not None:
+            rank_zero_info(f"max_epochs: {epochs}, since the table is large (configured: {self.trainer.max_epochs})")
+            self.trainer.fit_loop.max_epochs = epochs
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:
@@ -353,21 +361,55 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     with Signals(command(args)) as signals:
-        ran = TwoLayerCLI(
-            signals,
-            LitTwoLayer,
-            L.LightningDataModule,
-            subclass_mode_data=True,
-            save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"log_every_n_steps": 1},
-            seed_everything_default=0,
-            load_from_checkpoint_support=False,
-            auto_configure_optimizers=False,
-            parser_class=Parser,
-            args=args,
-        )
+        given = sys.argv[1:] if args is None else args
+        if table_commands.predicts_a_table(given):
+            table_commands.predict(given[1:])
+            return None
+        if given[:1] == ["export"]:
+            table_commands.export(given[1:])
+            return None
+        given, members = table_commands.members_of(given)
+        ran = _run(signals, table_commands.with_defaults(given))
+        if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":
+            _finish_table(ran, given, members)
     return None if args is None else ran
+
+
+def _finish_table(ran: TwoLayerCLI, given: list[str], members: int) -> None:
+    """Trains the other members of an ensemble, and says how good it is on the held-out rows."""
+    checkpoint: Any = ran.trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_path", "")
+    if not best:
+        if members > 1:
+            raise ValueError("members needs checkpoints, got a run without")
+        return
+    folder = Path(ran.trainer.log_dir or Path(best).parent)
+    others = []
+    for k in range(1, members):
+        rank_zero_info(f"Member {k + 1} of {members}")
+        other: Any = _run(ran.signals, table_commands.with_defaults(table_commands.of_member(given, k, folder.name)))
+        others.append(other.trainer.checkpoint_callback.best_model_path)
+    if ran.trainer.is_global_zero:
+        if others:
+            best = table_commands.gather([best, *others])
+        print("\n".join(table_commands.report(ran.datamodule, best, folder)))
+
+
+def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
+    return TwoLayerCLI(
+        signals,
+        LitTwoLayer,
+        L.LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=SaveFitConfig,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"log_every_n_steps": 1},
+        seed_everything_default=0,
+        load_from_checkpoint_support=False,
+        auto_configure_optimizers=False,
+        parser_class=Parser,
+        args=args,
+    )
 
 
 def command(args: list[str] | None) -> list[str]:

@@ -82,8 +82,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
     if getattr(strategy, "_ddp_comm_hook", None) is not None:
         yield "the strategy has a communication hook"
     for config in trainer.lr_scheduler_configs:
-        if config.interval != "epoch":
-            yield f"{type(config.scheduler).__name__} is stepped after every {config.interval}"
+        if config.interval != "epoch" and (config.frequency != 1 or config.reduce_on_plateau):
+            yield f"{type(config.scheduler).__name__} counts batches by itself"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         yield from _of_a_callback(callback)
     data = getattr(trainer, "datamodule", None)
