@@ -1,8 +1,9 @@
 """Compiles the CPU kernel when the package is built: ``cpu.cpp`` once for each level of processors.
 
-Hatchling runs it for every wheel and every editable install. The libraries come to lie in ``built``, beside their
+Hatchling runs it for every wheel and every editable install. In a wheel the libraries lie in ``built``, beside their
 sources, with ``libraries.json``, which holds their checksums and those of the sources, or why there are none: without
-a compiler the package works too. After a change to the sources, ``python hatch_build.py`` compiles them anew.
+a compiler the package works too. An editable install has them in the checkout, and a wheel leaves the checkout as it
+is. After a change to the sources, ``python hatch_build.py`` compiles them anew.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path(__file__).parent / "src" / "twolayer" / "kernels"
+INSIDE = "twolayer/kernels/built"
+"""Where the libraries lie in a wheel."""
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
 LEVELS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -55,8 +58,20 @@ def compile_to(library: Path, source: Path, flags: list[str]) -> None:
         raise RuntimeError(f"the C++ compiler failed: {shlex.join(command)}\n{done.stderr.strip()}")
 
 
-def build(kernels: Path = KERNELS) -> str | None:
-    """Compiles the libraries and writes ``libraries.json``; returns why it could not, or None."""
+def build(kernels: Path = KERNELS, place: Path | None = None) -> str | None:
+    """Compiles the libraries into ``place``, ``built`` beside the sources by default, and writes ``libraries.json``.
+
+    Returns why it could not, or None.
+    """
+    place = place or kernels / "built"
+    try:
+        place.mkdir(exist_ok=True)
+        return _build(kernels, place)
+    except OSError as error:
+        return f"{place} could not be written: {error}"
+
+
+def _build(kernels: Path, place: Path) -> str | None:
     # What checks processors runs on all of them: it has no flags of a level.
     wanted = {"level": ("cpu_level.cpp", []), **{level: ("cpu.cpp", flags) for level, flags in LEVELS.items()}}
     names = {level: f"cpu-{level}.so" for level in wanted}
@@ -64,8 +79,6 @@ def build(kernels: Path = KERNELS) -> str | None:
     for source in sorted([*kernels.glob("*.cpp"), *kernels.glob("*.h")]):
         made["sources"][source.name] = checksum(source)
     failed = None
-    place = kernels / "built"
-    place.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder, ThreadPoolExecutor(os.cpu_count()) as threads:
         building = [
             threads.submit(compile_to, Path(folder, names[level]), kernels / source, flags)
@@ -97,14 +110,23 @@ class KernelBuildHook(BuildHookInterface[Any]):
     """Hatchling's way in."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        failed = build()
-        build_data["artifacts"] += [f"/src/twolayer/kernels/built/{name}" for name in ("*.so", "libraries.json")]
+        if version == "editable":
+            failed = build()
+        else:
+            self.folder = tempfile.TemporaryDirectory()
+            place = Path(self.folder.name)
+            failed = build(place=place)
+            build_data["force_include"].update({str(path): f"{INSIDE}/{path.name}" for path in place.iterdir()})
         if failed is None:
             machine = sysconfig.get_platform().replace("universal2", platform.machine())
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{machine.replace('-', '_').replace('.', '_')}"
         else:
             self.app.display_warning(f"twolayer is built without its CPU kernel: {failed}")
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if version != "editable":
+            self.folder.cleanup()
 
 
 if __name__ == "__main__":

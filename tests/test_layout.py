@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "initialization"],
+    ["activations", "context", "extras", "files", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
@@ -58,10 +58,12 @@ LAYERS = [
     ["functional"],
     ["network"],
     ["descent", "loading"],
+    ["tables"],
     ["training"],
     ["answers", "callbacks", "data"],
-    ["limits", "parsing"],
+    ["limits", "parsing", "table_commands"],
     ["cli"],
+    ["__main__"],
 ]
 
 

@@ -10,7 +10,9 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 Result = TypeVar("Result", covariant=True)
 
@@ -98,6 +100,25 @@ class Held:
 
 
 HELD = Held()
+
+
+class Begun(Callback):
+    """Lets out what was logged while a command was set up, unless there is no checkpoint to begin from."""
+
+    def __init__(self, ckpt_path: str | None) -> None:
+        self.ckpt_path = ckpt_path
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.ckpt_path is not None and trainer.ckpt_path is None:
+            raise Answer(f"--ckpt_path {self.ckpt_path}: there is none where this run keeps its checkpoints")
+        self.ckpt_path = None  # a fit tests its best one afterwards
+        HELD.release()
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
 
 
 class Command(Protocol[Result]):

@@ -131,7 +131,7 @@ def plan(chunk_size: int | None, kernel: str | None = None) -> Plan:
     return Plan(chunk_size, kernel)
 
 
-def mode(backward: str, plan: Plan, modes: Collection[str]) -> str:
+def mode(backward: Name, plan: Plan, modes: Collection[str]) -> Name:
     """The name of a mode that goes by that plan.
 
     Raises:

@@ -21,14 +21,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from twolayer.answers import HELD, Answer, answering, told
-from twolayer.limits import check_environment, check_limits
+import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer import table_commands
+from twolayer.answers import Answer, Begun, answering, told
+from twolayer.data import Table
+from twolayer.files import written_whole
+from twolayer.limits import check_environment, check_limits, check_optimizer
 from twolayer.parsing import Parser
+from twolayer.training.checkpoints import network_options, read_checkpoint
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
+from twolayer.training.logs import remove_what_was_killed, with_one_table
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
+from twolayer.training.signals import SaveOnSignal, Signals
 
 OF_THE_DATA = ("in_features", "out_features", "task")
 REFUSALS = (TypeError, ValueError, MisconfigurationException)
@@ -42,25 +49,6 @@ class SaveFitConfig(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
-
-
-class Begun(Callback):
-    """Lets out what was logged while a command was set up, unless there is no checkpoint to begin from."""
-
-    def __init__(self, ckpt_path: str | None) -> None:
-        self.ckpt_path = ckpt_path
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.strategy.restore_checkpoint_after_setup:
-            self._begin(trainer, pl_module)
-
-    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.ckpt_path is not None and trainer.ckpt_path is None:
-            raise Answer(f"--ckpt_path {self.ckpt_path}: there is none where this run keeps its checkpoints")
-        self.ckpt_path = None  # a fit tests its best one afterwards
-        HELD.release()
-
-    on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
 
 
 class ResumedOptions(Callback):
@@ -123,6 +111,10 @@ class TwoLayerCLI(LightningCLI):
     network, then the configuration files.
     """
 
+    def __init__(self, signals: Signals, *args: Any, **kwargs: Any) -> None:
+        self.signals = signals
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in OF_THE_DATA:
             of = partial(self._of_the_data, name)
@@ -164,6 +156,7 @@ class TwoLayerCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.saved: dict[str, Any] = {}
+        self.resumed_at: int | None = None
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and config.ckpt_path is None:
             self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
@@ -172,8 +165,9 @@ class TwoLayerCLI(LightningCLI):
         if not Path(config.ckpt_path).is_file():
             what = "a folder" if Path(config.ckpt_path).is_dir() else "no such file"
             raise Answer(f"--ckpt_path must be a file of this machine, or last, got {config.ckpt_path}: {what}")
-        checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)
-        self.saved = checkpoint.get("hyper_parameters", {})
+        checkpoint = read_checkpoint(config.ckpt_path, map_location="cpu")
+        self.saved = network_options(checkpoint, config.ckpt_path)
+        self.resumed_at = checkpoint.get("global_step")
         for name, value in self.saved.items():
             if name in config.model and config.model[name] != value:
                 if f"model.{name}" in self.given or "model" in self.given:
@@ -216,30 +210,32 @@ class TwoLayerCLI(LightningCLI):
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         if not barebones:
             callbacks = [*callbacks, RecordEnvironment()]
+            config = {**config, "logger": with_one_table(config.get("logger"), self._resumed(), str(self.subcommand))}
+        if not barebones and config.get("enable_checkpointing") is not False:
+            callbacks = [*callbacks, SaveOnSignal(self.signals)]
         begun = Begun(self.config[self.subcommand].ckpt_path)
         try:
-            return super()._instantiate_trainer({**config, "callbacks": [begun, Monitors(), *others]}, callbacks)
+            trainer = super()._instantiate_trainer({**config, "callbacks": [begun, Monitors(), *others]}, callbacks)
         except REFUSALS as error:
             line = told(error)
             named = [name for name in config if re.search(rf"\b{name}\b", line)]
             named += [name for name, value in config.items() if isinstance(value, str) and repr(value) in line]
             name = next((name for name in named if config[name] is not None), None)
             raise Answer(f"--trainer{f'.{name} {config[name]}' if name else ''}: {line}") from error
+        remove_what_was_killed(trainer, self._resumed())
+        return trainer
 
-    def _check_optimizer(self) -> None:
-        """Whether the optimizer and its scheduler take their options: they are made long after all else is set up."""
-        option = "optimizer"
-        try:
-            optimizer = self.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
-            option = "lr_scheduler"
-            if self.model.lr_scheduler is not None:
-                self.model.lr_scheduler(optimizer)
-        except (TypeError, ValueError, ArithmeticError) as error:
-            if "total_steps" not in str(error):  # of OneCycleLR, filled in later
-                raise Answer(f"--model.{option}: {told(error)}") from error
+    def _resumed(self) -> tuple[str, int] | None:
+        """The checkpoint that this command begins with, and its step."""
+        return None if self.resumed_at is None else (self.config[self.subcommand].ckpt_path, self.resumed_at)
 
     def before_fit(self) -> None:
-        self._check_optimizer()
+        check_optimizer(self.model)
+        configs = self.config[self.subcommand].get("config")
+        epochs = table_commands.fewer_epochs(self.datamodule, self.given, configs, self.trainer.max_epochs)
+        if epochs is not None:
+            rank_zero_info(f"max_epochs: {epochs}, since the table is large (configured: {self.trainer.max_epochs})")
+            self.trainer.fit_loop.max_epochs = epochs
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:
@@ -308,13 +304,10 @@ def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
         classes = predictions.argmax(-1, keepdim=True) if task == "multiclass" else (predictions >= 0.5).int()
         header = [f"class_{k}" if task == "multilabel" else "class" for k in range(classes.shape[1])] + header
         rows = [found + row for found, row in zip(classes.tolist(), rows, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    with written_whole(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    beside.replace(path)
 
 
 @answering
@@ -338,7 +331,44 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    ran = TwoLayerCLI(
+    with Signals(command(args)) as signals:
+        given = sys.argv[1:] if args is None else args
+        if table_commands.predicts_a_table(given):
+            table_commands.predict(given[1:])
+            return None
+        if given[:1] == ["export"]:
+            table_commands.export(given[1:])
+            return None
+        given, members = table_commands.members_of(given)
+        ran = _run(signals, table_commands.with_defaults(given))
+        if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":
+            _finish_table(ran, given, members)
+    return None if args is None else ran
+
+
+def _finish_table(ran: TwoLayerCLI, given: list[str], members: int) -> None:
+    """Trains the other members of an ensemble, and says how good it is on the held-out rows."""
+    checkpoint: Any = ran.trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_path", "")
+    if not best:
+        if members > 1:
+            raise ValueError("members needs checkpoints, got a run without")
+        return
+    folder = Path(ran.trainer.log_dir or Path(best).parent)
+    others = []
+    for k in range(1, members):
+        rank_zero_info(f"Member {k + 1} of {members}")
+        other: Any = _run(ran.signals, table_commands.with_defaults(table_commands.of_member(given, k, folder.name)))
+        others.append(other.trainer.checkpoint_callback.best_model_path)
+    if ran.trainer.is_global_zero:
+        if others:
+            best = table_commands.gather([best, *others])
+        print("\n".join(table_commands.report(ran.datamodule, best, folder)))
+
+
+def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
+    return TwoLayerCLI(
+        signals,
         LitTwoLayer,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -351,7 +381,14 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
         parser_class=Parser,
         args=args,
     )
-    return None if args is None else ran
+
+
+def command(args: list[str] | None) -> list[str]:
+    """What a person types to run it."""
+    if args is not None:
+        return ["twolayer", *args]
+    script, *given = sys.argv
+    return [*(["python", script] if script.endswith(".py") else [Path(script).name]), *given]
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

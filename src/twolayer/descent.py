@@ -9,6 +9,7 @@ from torch import Tensor
 from twolayer.arguments import one_of, positive_int
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, gpu
+from twolayer.names import DescentName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.tasks import Examples, Objective
 
@@ -27,7 +28,7 @@ def gradient_descent(
     sample_weight: Tensor | None = None,
     callback: Callback | None = None,
     progress: bool = False,
-    kernel: str | None = None,
+    kernel: DescentName | None = None,
 ) -> Tensor:
     """Repeats ``W := W − α dW, b := b − α db`` on all examples at once, and says what each iteration cost.
 
@@ -91,7 +92,7 @@ def gradient_descent(
 
 
 def descent_kernel_for(
-    net: TwoLayerNet, X: Tensor, Y: Tensor, *, callback: Callback | None = None, kernel: str | None = None
+    net: TwoLayerNet, X: Tensor, Y: Tensor, *, callback: Callback | None = None, kernel: DescentName | None = None
 ) -> str:
     """What :func:`gradient_descent` takes with these arguments: ``"triton_descent"`` or ``"steps"``.
 

@@ -30,6 +30,7 @@ from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels import operators as operators  # registers them
 from twolayer.kernels.library import cpu_level as cpu_level  # public here too
+from twolayer.names import ActivationName, BackwardName, KernelName, ReductionName, TaskName
 from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 MODES: dict[str, Any] = {"autograd": autograd, "manual": manual, "streamed": streamed}
@@ -44,10 +45,10 @@ def logits(
     W2: Tensor,
     b2: Tensor,
     *,
-    activation: str = "relu",
-    backward: str = "manual",
+    activation: ActivationName = "relu",
+    backward: BackwardName = "manual",
     chunk_size: int | None = None,
-    kernel: str | None = None,
+    kernel: KernelName | None = None,
 ) -> Tensor:
     """The network's output before its last activation: ``Z2 = g(X W1ᵀ + b1) W2ᵀ + b2``.
 
@@ -90,12 +91,12 @@ def cost(
     logits: Tensor,
     Y: Tensor,
     *,
-    task: str = "binary",
+    task: TaskName = "binary",
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    backward: str = "manual",
+    reduction: ReductionName = "mean",
+    backward: BackwardName = "manual",
 ) -> Tensor:
     """The cost ``J`` of logits against targets, finite for logits of any size that its dtype can hold the cost of.
 
@@ -150,15 +151,15 @@ def loss(
     W2: Tensor,
     b2: Tensor,
     *,
-    activation: str = "relu",
-    task: str = "binary",
+    activation: ActivationName = "relu",
+    task: TaskName = "binary",
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    backward: str = "manual",
+    reduction: ReductionName = "mean",
+    backward: BackwardName = "manual",
     chunk_size: int | None = None,
-    kernel: str | None = None,
+    kernel: KernelName | None = None,
 ) -> Tensor:
     """The cost ``J`` of the network: :func:`cost` of :func:`logits`, and with ``backward="streamed"`` both in one pass.
 
@@ -191,13 +192,13 @@ def loss_and_grads(
     W2: Tensor,
     b2: Tensor,
     *,
-    activation: str = "relu",
-    task: str = "binary",
+    activation: ActivationName = "relu",
+    task: TaskName = "binary",
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
-    kernel: str | None = None,
+    kernel: KernelName | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The cost and its four gradients by the notes' equations, without any autograd graph.
 
@@ -246,8 +247,8 @@ def hvp(
     b2: Tensor,
     v: dict[str, Tensor],
     *,
-    activation: str = "relu",
-    task: str = "binary",
+    activation: ActivationName = "relu",
+    task: TaskName = "binary",
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -295,8 +296,8 @@ def per_sample_grad_norms(
     W2: Tensor,
     b2: Tensor,
     *,
-    activation: str = "relu",
-    task: str = "binary",
+    activation: ActivationName = "relu",
+    task: TaskName = "binary",
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
 ) -> Tensor:
@@ -337,16 +338,17 @@ def kernel_for(
     W1: Tensor,
     W2: Tensor,
     *,
-    activation: str = "relu",
+    activation: ActivationName = "relu",
     sample_weight: Tensor | None = None,
     chunk_size: int | None = None,
-    kernel: str | None = None,
+    kernel: KernelName | None = None,
 ) -> str:
     """The kernel that a pass over these arguments takes: ``"torch"`` for PyTorch's operators, ``"cpu"``, or one of
     :mod:`twolayer.kernels.gpu`.
 
-    That is the pass of :func:`loss_and_grads`, and the one for cost and gradients that :func:`loss` makes. What else
-    there is runs in PyTorch's operators.
+    That is the pass of :func:`loss_and_grads`, and the one for cost and gradients that :func:`loss` makes. Where it is
+    ``"cpu"``, that kernel also computes :func:`logits`, their way back in mode ``"manual"``, :func:`hvp` and
+    :func:`per_sample_grad_norms`. What else there is runs in PyTorch's operators.
 
     Args:
         X, Y, W1, W2, sample_weight: those of the call, ``X`` as ``(m, n_x)``. Shapes, strides, dtypes and devices

@@ -1,11 +1,14 @@
-"""Which values Lightning's options may have, where it looks too late or not at all."""
+"""Which values options of Lightning and PyTorch may have, where these look too late or not at all."""
 
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from twolayer.answers import Answer
+import torch
+
+from twolayer.answers import Answer, told
+from twolayer.training.module import LitTwoLayer
 
 Limit = tuple[Callable[[Any], bool], str]
 
@@ -114,6 +117,23 @@ def check_limits(options: dict[str, Any]) -> None:
     least, most = found.get("trainer.min_epochs"), found.get("trainer.max_epochs")
     if least and most not in (None, -1) and least > most:
         raise Answer(f"--trainer.min_epochs must be at most max_epochs, {most}, got {least}")
+
+
+def check_optimizer(model: LitTwoLayer) -> None:
+    """Whether the optimizer and its scheduler take their options: they are made long after all else is set up.
+
+    Raises:
+        Answer: one of them does not.
+    """
+    option = "optimizer"
+    try:
+        optimizer = model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        option = "lr_scheduler"
+        if model.lr_scheduler is not None:
+            model.lr_scheduler(optimizer)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        if "total_steps" not in str(error):  # of OneCycleLR, filled in later
+            raise Answer(f"--model.{option}: {told(error)}") from error
 
 
 def _is_time(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """The network as a module: ``TwoLayerNet``."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,6 +12,7 @@ from twolayer.arguments import one_of, positive_int
 from twolayer.context import hooks_of
 from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
+from twolayer.names import ActivationName, BackwardName, InitName, KernelName, ReductionName, TaskName
 from twolayer.sequential import parts_of
 from twolayer.tasks import TASKS
 
@@ -60,20 +61,25 @@ class TwoLayerNet(nn.Module):
         hidden_features: int,
         out_features: int,
         *,
-        activation: str = "relu",
-        task: str = "binary",
-        init: str = "he",
-        backward: str = "manual",
+        activation: ActivationName = "relu",
+        task: TaskName = "binary",
+        init: InitName = "he",
+        backward: BackwardName = "manual",
         class_weight: Tensor | list[float] | None = None,
         label_smoothing: float = 0.0,
         chunk_size: int | None = None,
-        kernel: str | None = None,
+        kernel: KernelName | None = None,
         generator: Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.class_weight: Tensor | None
+        self.activation: ActivationName
+        self.task: TaskName
+        self.init: InitName
+        self.backward: BackwardName
+        self.kernel: KernelName | None
         self._class_weight: list[float] | None = None
         self.in_features = positive_int("in_features", in_features)
         self.hidden_features = positive_int("hidden_features", hidden_features)
@@ -115,7 +121,12 @@ class TwoLayerNet(nn.Module):
             self.class_weight.copy_(torch.tensor(self._class_weight, dtype=torch.float64, device="cpu"))
 
     def forward(
-        self, X: Tensor, Y: Tensor | None = None, *, sample_weight: Tensor | None = None, reduction: str = "mean"
+        self,
+        X: Tensor,
+        Y: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+        reduction: ReductionName = "mean",
     ) -> Tensor:
         """The logits ``Z2``, ``(..., out_features)``, of ``X``, ``(..., in_features)``; with ``Y``, the cost instead.
 
@@ -153,6 +164,17 @@ class TwoLayerNet(nn.Module):
             kernel=kernel,
         )
 
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(
+            self,
+            X: Tensor,
+            Y: Tensor | None = None,
+            *,
+            sample_weight: Tensor | None = None,
+            reduction: ReductionName = "mean",
+        ) -> Tensor: ...
+
     def predict(self, X: Tensor) -> Tensor:
         """The output ``A2``: probabilities, or the mean for regression; ``(..., out_features)``, differentiable.
 
@@ -166,7 +188,7 @@ class TwoLayerNet(nn.Module):
         return TASKS[self.task].output(logits)
 
     def cost(
-        self, logits: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean"
+        self, logits: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: ReductionName = "mean"
     ) -> Tensor:
         """The cost of logits that are already there: those of a wrapper of this module, such as DDP, say.
 
@@ -183,7 +205,9 @@ class TwoLayerNet(nn.Module):
             backward=self.backward,
         )
 
-    def loss(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    def loss(
+        self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, reduction: ReductionName = "mean"
+    ) -> Tensor:
         """The cost ``J`` of the network on ``(X, Y)``; ``loss(X, Y).backward()`` fills the gradients.
 
         It is always the cost of what ``net(X)`` gives. Where a hook or a ``forward`` of a subclass has a say in that,
@@ -215,7 +239,7 @@ class TwoLayerNet(nn.Module):
         *,
         sample_weight: Tensor | None = None,
         chunk_size: int | None = None,
-        kernel: str | None = None,
+        kernel: KernelName | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost and its gradients by the notes' equations, with no autograd graph.
 

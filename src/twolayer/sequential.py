@@ -1,14 +1,15 @@
 """What of an ``nn.Sequential`` is the two-layer network: ``parts_of``."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from twolayer.activations import ACTIVATIONS
 from twolayer.context import hooks_of
+from twolayer.names import ActivationName
 
 
-def parts_of(sequential: nn.Sequential) -> tuple[nn.Linear, str, nn.Linear]:
+def parts_of(sequential: nn.Sequential) -> tuple[nn.Linear, ActivationName, nn.Linear]:
     """The first layer, the name of the activation, the second layer.
 
     Raises:
@@ -48,7 +49,7 @@ def parts_of(sequential: nn.Sequential) -> tuple[nn.Linear, str, nn.Linear]:
         raise ValueError(
             f"sequential must fit together, got {first.out_features} hidden units, then {second.in_features}"
         )
-    return first, name, second
+    return first, cast(ActivationName, name), second
 
 
 def _refused(place: int, layer: nn.Module, why: str) -> ValueError:
