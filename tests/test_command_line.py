@@ -277,7 +277,7 @@ ROWS = [
     ("float of data", "fit -c moons.yaml --data.val_fraction abc", 2, "--data.val_fraction float abc"),
     ("int of trainer", "fit -c moons.yaml --trainer.max_epochs abc", 2, "--trainer.max_epochs int abc"),
     ("float of optimizer", "fit -c moons.yaml --model.optimizer.lr abc", 2, "--model.optimizer.lr float abc"),
-    ("list", "fit -c moons.yaml --model.class_weight 3", 2, "--model.class_weight list 3"),
+    ("list", "fit -c moons.yaml --model.class_weight 3", 2, "--model.class_weight 3"),
     ("precision", "fit -c moons.yaml --trainer.precision 7", 2, "--trainer.precision 7"),
     ("seed", "fit -c moons.yaml --seed_everything abc", 2, "--seed_everything abc"),
     ("max_time", "fit -c moons.yaml --trainer.max_time abc", 2, "max_time abc"),
