@@ -14,6 +14,11 @@ SMOKE = ("test_triton_kernels.py", "test_triton_descent.py", "test_triton_autogr
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-card", action="store_true", help="compile for every GPU and size; takes half an hour")
+    parser.addoption(
+        "--every-fault",
+        action="store_true",
+        help="each fault as often as benchmarks/results/faults.md says, and write it",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -495,6 +495,16 @@ class StepsItsScheduler(LitTwoLayer):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 2}}
+
+
+class AsksForItsSteps(LitTwoLayer):
+    """As Lightning's documentation fills in the steps of a scheduler."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -526,9 +536,26 @@ ONE_AT_A_TIME = {
     "Clips has a configure_gradient_clipping of its own": {"model": Clips},
     "Logs has a on_before_optimizer_step of its own": {"model": Logs},
     "Penalised has a batch_loss of its own": {"model": Penalised},
-    "ExponentialLR is stepped after every step": {"model": StepsItsScheduler},
+    "ExponentialLR counts batches by itself": {"model": StepsItsScheduler},
+    "the rows were asked for before there were optimizers": {"model": AsksForItsSteps},
+    "train_time_interval is 0:01:00, which may end at every batch": {
+        "callbacks": ModelCheckpoint(train_time_interval=timedelta(minutes=1)),
+        "enable_checkpointing": True,
+    },
     "Doubles has a on_after_batch_transfer of its own": {"data": Doubles},
 }
+
+
+@pytest.mark.parametrize("max_steps", [-1, 45])
+def test_a_schedule_of_steps_runs_within_blocks(fit, max_steps):
+    one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, pct_start=0.05)
+    options = {"optimizer": SGD, "lr_scheduler": one_cycle, "max_steps": max_steps}
+    trainer, other = fit(4, **options), fit(None, **options)
+    assert blocks_of(trainer) is not None
+    assert_same(trainer, other)
+    (config,), (of_other,) = trainer.lr_scheduler_configs, other.lr_scheduler_configs
+    assert config.scheduler.state_dict() == of_other.scheduler.state_dict()
+    assert config.scheduler.total_steps == trainer.global_step
 
 
 @pytest.mark.parametrize("reason", ONE_AT_A_TIME)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -207,12 +208,12 @@ def test_the_command_line_counts_more_than_the_checkpoint(caplog):
 
 
 def test_a_learning_rate_beside_a_checkpoint_is_used():
-    trained = fit()
-    kept = fit("--ckpt_path", str(last_of(trained)), epochs=3)
+    checkpoint = shutil.copy(last_of(fit()), "two_epochs.ckpt")  # in a run's own folder, the run would go on
+    kept = fit("--ckpt_path", checkpoint, epochs=3)
     assert kept.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
-    changed = fit("--ckpt_path", str(last_of(trained)), "--model.optimizer.lr=0.5", epochs=3)
+    changed = fit("--ckpt_path", checkpoint, "--model.optimizer.lr=0.5", epochs=3)
     assert changed.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
-    spelt_out = fit("--ckpt_path", str(last_of(trained)), "--model.optimizer.init_args.lr", "0.25", epochs=3)
+    spelt_out = fit("--ckpt_path", checkpoint, "--model.optimizer.init_args.lr", "0.25", epochs=3)
     assert spelt_out.trainer.optimizers[0].param_groups[0]["lr"] == 0.25
 
 

@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "extras", "initialization", "names"],
+    ["activations", "context", "extras", "files", "initialization", "names"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],
@@ -58,8 +58,10 @@ LAYERS = [
     ["functional"],
     ["network"],
     ["descent", "loading"],
+    ["tables"],
     ["training"],
-    ["callbacks", "data"],
+    ["answers", "callbacks", "data"],
+    ["limits", "parsing", "table_commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -129,7 +129,7 @@ def test_a_best_checkpoint_that_is_gone_or_another_is_said(caplog):
     caplog.set_level("INFO")
     command = fit("--ckpt_path", str(best.with_name("last.ckpt")), epochs=4)
     assert "is no more at" in caplog.text
-    assert Path(command.trainer.checkpoint_callback.best_model_path).parent != best.parent
+    assert Path(command.trainer.checkpoint_callback.best_model_path).name == "best-v1.ckpt"
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,19 @@ def test_train_loss_is_there_for_callbacks_at_the_end_of_an_epoch(train):
                     expected.append(sum(costs) / number)
             assert reads.seen == pytest.approx(expected, rel=1e-5)
             assert trainer.callback_metrics["train_loss"].item() == pytest.approx(expected[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps": 12}, {"accumulate_grad_batches": 3}])
+def test_a_subclass_may_log_its_own_train_loss(train, options):
+    class Own(LitTwoLayer):
+        def training_step(self, batch, batch_idx):
+            J = super().training_step(batch, batch_idx)
+            self.log("train_loss", J, on_step=True, prog_bar=True)
+            return J
+
+    rows = data.Moons(n_samples=130, batch_size=13, val_fraction=0, test_fraction=0)
+    metrics = train(Own(2, 3, 1), rows, **options).callback_metrics
+    assert metrics["train_loss"].isfinite()
 
 
 # Rows that do not fit.
@@ -569,10 +582,10 @@ def test_a_stream_of_rows_has_no_end_that_a_bar_could_know(train):
 
 def test_a_batch_of_another_kind_is_refused_with_a_sentence(train):
     X, Y = points()
-    with pytest.raises(TypeError, match=r"a batch must be \(X, Y\), two tensors, got dict"):
+    with pytest.raises(TypeError, match=r"a batch must be \(X, Y\), two tensors, or \(X, Y, sample_weight\), got dict"):
         train(LitTwoLayer(2, 3, 1), DataLoader([{"x": x, "y": y} for x, y in zip(X, Y, strict=True)], batch_size=8))
-    with pytest.raises(TypeError, match="got list of Tensor, Tensor, Tensor"):
-        train(LitTwoLayer(2, 3, 1), DataLoader(TensorDataset(X, Y, Y), batch_size=8))
+    with pytest.raises(TypeError, match="got list of Tensor, Tensor, Tensor, Tensor"):
+        train(LitTwoLayer(2, 3, 1), DataLoader(TensorDataset(X, Y, Y, Y), batch_size=8))
 
 
 def test_a_subclass_may_validate_in_a_way_of_its_own(train):
@@ -583,6 +596,19 @@ def test_a_subclass_may_validate_in_a_way_of_its_own(train):
     loader = TensorLoader(points(), batch_size=8)
     metrics = train(Own(2, 3, 1), loader, loader).callback_metrics
     assert set(metrics) == {"val_mine", "train_loss"}
+
+
+def test_several_loaders_are_evaluated_together(train):
+    parts = [TensorLoader(points(m, seed=m), batch_size=7) for m in (20, 33)]
+    X, Y = (torch.cat(part) for part in zip(points(20, seed=20), points(33, seed=33), strict=True))
+    trainer = train(model := LitTwoLayer(2, 3, 1), TensorLoader(points(), batch_size=8), parts)
+    with torch.no_grad():
+        expected = model.net.loss(X, Y).item()
+    assert trainer.callback_metrics["val_loss"].item() == pytest.approx(expected, rel=1e-5)
+    trainer.test(model, parts, verbose=False)
+    assert trainer.callback_metrics["test_loss"].item() == pytest.approx(expected, rel=1e-5)
+    predictions = trainer.predict(model, parts)
+    assert [sum(map(len, part)) for part in predictions] == [20, 33]
 
 
 # What load() returns.

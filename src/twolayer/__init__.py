@@ -3,6 +3,7 @@
 from twolayer import functional
 from twolayer.descent import gradient_descent
 from twolayer.network import TwoLayerNet
+from twolayer.tables.predictor import load
 
 __version__ = "0.1.0"
-__all__ = ["TwoLayerNet", "functional", "gradient_descent"]
+__all__ = ["TwoLayerNet", "functional", "gradient_descent", "load"]

@@ -17,16 +17,29 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
+from twolayer import table_commands
+from twolayer.answers import Answer, Begun, answering, told
+from twolayer.data import Table
+from twolayer.files import written_whole
+from twolayer.limits import check_environment, check_limits, check_optimizer
+from twolayer.parsing import Parser
+from twolayer.training.checkpoints import network_options, read_checkpoint
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
+from twolayer.training.logs import remove_what_was_killed, with_one_table
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
+from twolayer.training.signals import SaveOnSignal, Signals
 
+OF_THE_DATA = ("in_features", "out_features", "task")
+REFUSALS = (TypeError, ValueError, MisconfigurationException)
+"""By which constructors refuse their arguments."""
 PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
 
 
@@ -98,8 +111,12 @@ class TwoLayerCLI(LightningCLI):
     network, then the configuration files.
     """
 
+    def __init__(self, signals: Signals, *args: Any, **kwargs: Any) -> None:
+        self.signals = signals
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in ("in_features", "out_features", "task"):
+        for name in OF_THE_DATA:
             of = partial(self._of_the_data, name)
             parser.link_arguments("data", f"model.{name}", compute_fn=of, apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -118,7 +135,12 @@ class TwoLayerCLI(LightningCLI):
 
     def _of_the_data(self, name: str, data: L.LightningDataModule) -> Any:
         """Of a trained network, what the checkpoint says: other rows may show fewer classes."""
-        return self.saved[name] if self.subcommand != "fit" and name in self.saved else getattr(data, name)
+        if self.subcommand != "fit" and name in self.saved:
+            return self.saved[name]
+        try:
+            return getattr(data, name)
+        except Exception as error:
+            raise Answer(f"{type(data).__name__}: {told(error)}", status=1) from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
@@ -126,21 +148,26 @@ class TwoLayerCLI(LightningCLI):
             args = [PLATEAU.sub(r"\1torch.optim.lr_scheduler.\2", arg) for arg in args]
         self.given = {arg.partition("=")[0].removeprefix("--") for arg in args if arg.startswith("--")}
         self.config = parser.parse_args(args)
+        check_environment()
+        check_limits(self.config[self.config.subcommand].as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way to take hyperparameters from a checkpoint, which overrules the command line."""
 
     def before_instantiate_classes(self) -> None:
         self.saved: dict[str, Any] = {}
+        self.resumed_at: int | None = None
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and config.ckpt_path is None:
             self.parser.error(f"{self.subcommand} needs --ckpt_path: without it the network would be untrained")
-        if config.ckpt_path is None:
+        if config.ckpt_path in (None, "last", "hpc"):  # which Lightning resolves
             return
-        if not Path(config.ckpt_path).is_file():  # "best", "last" and the like, which Lightning resolves
-            return
-        checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)
-        self.saved = checkpoint.get("hyper_parameters", {})
+        if not Path(config.ckpt_path).is_file():
+            what = "a folder" if Path(config.ckpt_path).is_dir() else "no such file"
+            raise Answer(f"--ckpt_path must be a file of this machine, or last, got {config.ckpt_path}: {what}")
+        checkpoint = read_checkpoint(config.ckpt_path, map_location="cpu")
+        self.saved = network_options(checkpoint, config.ckpt_path)
+        self.resumed_at = checkpoint.get("global_step")
         for name, value in self.saved.items():
             if name in config.model and config.model[name] != value:
                 if f"model.{name}" in self.given or "model" in self.given:
@@ -148,6 +175,26 @@ class TwoLayerCLI(LightningCLI):
                 else:
                     rank_zero_info(f"model.{name}: {value!r} from the checkpoint (configured: {config.model[name]!r})")
                     config.model[name] = value
+
+    def instantiate_classes(self) -> None:
+        self.parser.add_instantiator(self._build, object)
+        super().instantiate_classes()
+
+    def _build(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """Makes an instance of a class; what it does not take is named as the option that it is."""
+        try:
+            return cls(*args, **kwargs)
+        except Answer:
+            raise
+        except Exception as error:
+            line = str(error) if isinstance(error, ValueError) and str(error) else told(error)
+            if issubclass(cls, LitTwoLayer) and line.startswith(OF_THE_DATA):
+                raise Answer(f"the data: {line}", status=1) from error
+            sections = {LitTwoLayer: "--model", L.LightningDataModule: "--data"}
+            section = next((name for base, name in sections.items() if issubclass(cls, base)), "")
+            of_an_option = section and re.match(r"[a-z]\w* (?:must|[+] )", line)
+            text = f"{section}.{line}" if of_an_option else f"{section} {cls.__name__}: {line}".strip()
+            raise Answer(text, status=2 if isinstance(error, REFUSALS) else 1) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         given = config.get("callbacks") or []
@@ -163,9 +210,32 @@ class TwoLayerCLI(LightningCLI):
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         if not barebones:
             callbacks = [*callbacks, RecordEnvironment()]
-        return super()._instantiate_trainer({**config, "callbacks": [Monitors(), *others]}, callbacks)
+            config = {**config, "logger": with_one_table(config.get("logger"), self._resumed(), str(self.subcommand))}
+        if not barebones and config.get("enable_checkpointing") is not False:
+            callbacks = [*callbacks, SaveOnSignal(self.signals)]
+        begun = Begun(self.config[self.subcommand].ckpt_path)
+        try:
+            trainer = super()._instantiate_trainer({**config, "callbacks": [begun, Monitors(), *others]}, callbacks)
+        except REFUSALS as error:
+            line = told(error)
+            named = [name for name in config if re.search(rf"\b{name}\b", line)]
+            named += [name for name, value in config.items() if isinstance(value, str) and repr(value) in line]
+            name = next((name for name in named if config[name] is not None), None)
+            raise Answer(f"--trainer{f'.{name} {config[name]}' if name else ''}: {line}") from error
+        remove_what_was_killed(trainer, self._resumed())
+        return trainer
+
+    def _resumed(self) -> tuple[str, int] | None:
+        """The checkpoint that this command begins with, and its step."""
+        return None if self.resumed_at is None else (self.config[self.subcommand].ckpt_path, self.resumed_at)
 
     def before_fit(self) -> None:
+        check_optimizer(self.model)
+        configs = self.config[self.subcommand].get("config")
+        epochs = table_commands.fewer_epochs(self.datamodule, self.given, configs, self.trainer.max_epochs)
+        if epochs is not None:
+            rank_zero_info(f"max_epochs: {epochs}, since the table is large (configured: {self.trainer.max_epochs})")
+            self.trainer.fit_loop.max_epochs = epochs
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:
@@ -234,17 +304,18 @@ def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
         classes = predictions.argmax(-1, keepdim=True) if task == "multiclass" else (predictions >= 0.5).int()
         header = [f"class_{k}" if task == "multilabel" else "class" for k in range(classes.shape[1])] + header
         rows = [found + row for found, row in zip(classes.tolist(), rows, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    with written_whole(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    beside.replace(path)
 
 
+@answering
 def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     """Runs one command, with the arguments of the process, or the ones given.
+
+    In a process, whatever goes wrong ends in one line and an exit status, 2 for wrong use and 1 for all else; with
+    ``--traceback``, it is shown where. Given ``args``, errors are raised.
 
     Args:
         args: as on the command line: ``["fit", "--config", "configs/moons.yaml"]``.
@@ -260,7 +331,44 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    ran = TwoLayerCLI(
+    with Signals(command(args)) as signals:
+        given = sys.argv[1:] if args is None else args
+        if table_commands.predicts_a_table(given):
+            table_commands.predict(given[1:])
+            return None
+        if given[:1] == ["export"]:
+            table_commands.export(given[1:])
+            return None
+        given, members = table_commands.members_of(given)
+        ran = _run(signals, table_commands.with_defaults(given))
+        if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":
+            _finish_table(ran, given, members)
+    return None if args is None else ran
+
+
+def _finish_table(ran: TwoLayerCLI, given: list[str], members: int) -> None:
+    """Trains the other members of an ensemble, and says how good it is on the held-out rows."""
+    checkpoint: Any = ran.trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_path", "")
+    if not best:
+        if members > 1:
+            raise ValueError("members needs checkpoints, got a run without")
+        return
+    folder = Path(ran.trainer.log_dir or Path(best).parent)
+    others = []
+    for k in range(1, members):
+        rank_zero_info(f"Member {k + 1} of {members}")
+        other: Any = _run(ran.signals, table_commands.with_defaults(table_commands.of_member(given, k, folder.name)))
+        others.append(other.trainer.checkpoint_callback.best_model_path)
+    if ran.trainer.is_global_zero:
+        if others:
+            best = table_commands.gather([best, *others])
+        print("\n".join(table_commands.report(ran.datamodule, best, folder)))
+
+
+def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
+    return TwoLayerCLI(
+        signals,
         LitTwoLayer,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -270,10 +378,22 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
         seed_everything_default=0,
         load_from_checkpoint_support=False,
         auto_configure_optimizers=False,
+        parser_class=Parser,
         args=args,
     )
-    return None if args is None else ran
+
+
+def command(args: list[str] | None) -> list[str]:
+    """What a person types to run it."""
+    if args is not None:
+        return ["twolayer", *args]
+    script, *given = sys.argv
+    return [*(["python", script] if script.endswith(".py") else [Path(script).name]), *given]
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,39 @@
 """What ``load()`` may return: numbers, finite ones, and labels that are labels."""
 
+import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+def option(argument: str, value: Any, fits: bool, expected: str) -> None:
+    """Looks at an option of a data set.
+
+    Raises:
+        ValueError: it does not fit.
+
+    >>> option("noise", -1.0, fits=False, expected="a finite number of at least 0")
+    Traceback (most recent call last):
+    ...
+    ValueError: noise must be a finite number of at least 0, got -1.0
+    """
+    if not fits:
+        raise ValueError(f"{argument} must be {expected}, got {value}")
+
+
+def at_least(argument: str, value: float, least: int) -> None:
+    """A finite number that is not smaller, an integer if ``least`` is not 0.
+
+    Raises:
+        ValueError: it is another.
+    """
+    kind = "an integer" if least else "a finite number"
+    fits = least <= value < math.inf and (not least or isinstance(value, Integral))
+    option(argument, value, fits, f"{kind} of at least {least}")
 
 
 def numbers(argument: str, values: Any) -> NDArray[Any]:
@@ -122,6 +150,37 @@ def classes(Y: Tensor) -> int:
             f"without {absent}"
         )
     return len(found)
+
+
+def enough(sizes: dict[str, int], labels: NDArray[Any]) -> None:
+    """Whether every part of a split can have rows of each class.
+
+    Args:
+        sizes: rows of each part.
+        labels: the class of each row.
+
+    Raises:
+        ValueError: there are too few rows, or too few of a class.
+
+    >>> enough({"train": 2, "val": 2}, np.array([0, 0, 1, 1]))
+    >>> enough({"train": 2, "val": 2}, np.array([0, 0, 0, 1]))
+    Traceback (most recent call last):
+    ...
+    ValueError: each class must have at least 2 rows, one for each part of the split, got 1 of class 1
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    needed = len(sizes)
+    few = int(np.argmin(counts))
+    if counts[few] < needed:
+        raise ValueError(
+            f"each class must have at least {needed} rows, one for each part of the split, "
+            f"got {counts[few]} of class {int(classes[few])}"
+        )
+    for part, size in sizes.items():
+        if size < len(classes):
+            raise ValueError(
+                f"the {part} split must have a row for each of the {len(classes)} classes, got {size} rows"
+            )
 
 
 def hard(Y: Tensor, task: str) -> Tensor:

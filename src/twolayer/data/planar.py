@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import datasets
 
+from twolayer.data import checks
 from twolayer.data.tabular import TabularDataModule
 
 Points = tuple[NDArray[np.float64], NDArray[np.int64]]
@@ -49,12 +50,18 @@ class Circles(TabularDataModule):
         noise: standard deviation of the normal noise on each coordinate.
         factor: radius of the inner circle; the outer one's is 1.
         kwargs: as for :class:`TabularDataModule`; ``seed`` draws the points, too.
+
+    Raises:
+        ValueError, TypeError: an option does not fit; the message names it.
     """
 
     task = "binary"
 
     def __init__(self, n_samples: int = 400, noise: float = 0.1, factor: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.at_least("n_samples", n_samples, 2)
+        checks.at_least("noise", noise, 0)
+        checks.option("factor", factor, 0 <= factor < 1, "in [0, 1)")
         self.n_samples, self.noise, self.factor = n_samples, noise, factor
 
     def load(self) -> Points:
@@ -68,12 +75,17 @@ class Moons(TabularDataModule):
         n_samples: points in all.
         noise: standard deviation of the normal noise on each coordinate.
         kwargs: as for :class:`TabularDataModule`; ``seed`` draws the points, too.
+
+    Raises:
+        ValueError, TypeError: an option does not fit; the message names it.
     """
 
     task = "binary"
 
     def __init__(self, n_samples: int = 400, noise: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.at_least("n_samples", n_samples, 2)
+        checks.at_least("noise", noise, 0)
         self.n_samples, self.noise = n_samples, noise
 
     def load(self) -> Points:
@@ -88,12 +100,18 @@ class Blobs(TabularDataModule):
         centers: clouds, and so classes.
         cluster_std: standard deviation of each cloud.
         kwargs: as for :class:`TabularDataModule`; ``seed`` draws the points, too.
+
+    Raises:
+        ValueError, TypeError: an option does not fit; the message names it.
     """
 
     task = "multiclass"
 
     def __init__(self, n_samples: int = 400, centers: int = 4, cluster_std: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.at_least("centers", centers, 2)
+        checks.at_least("cluster_std", cluster_std, 0)
+        checks.option("centers", centers, centers <= n_samples, f"at most n_samples, {n_samples}")
         self.n_samples, self.centers, self.cluster_std = n_samples, centers, cluster_std
 
     def load(self) -> Points:
@@ -109,12 +127,17 @@ class GaussianQuantiles(TabularDataModule):
         n_samples: points in all.
         n_classes: rings.
         kwargs: as for :class:`TabularDataModule`; ``seed`` draws the points, too.
+
+    Raises:
+        ValueError, TypeError: an option does not fit; the message names it.
     """
 
     task = "multiclass"
 
     def __init__(self, n_samples: int = 400, n_classes: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.at_least("n_classes", n_classes, 2)
+        checks.option("n_classes", n_classes, n_classes <= n_samples, f"at most n_samples, {n_samples}")
         self.n_samples, self.n_classes = n_samples, n_classes
 
     def load(self) -> Points:

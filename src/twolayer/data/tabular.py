@@ -1,6 +1,7 @@
 """Rows and targets that fit in memory: split once, by a seed, and served in batches."""
 
 from functools import cached_property
+from numbers import Integral
 from typing import Any, ClassVar
 
 import lightning as L
@@ -63,6 +64,8 @@ class TabularDataModule(L.LightningDataModule):
             raise ValueError(
                 f"val_fraction + test_fraction must leave rows to train on, got {val_fraction + test_fraction}"
             )
+        fits = isinstance(seed, Integral) and 0 <= seed < 2**32
+        checks.option("seed", seed, fits, "an integer from 0 to 4294967295")
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -106,8 +109,13 @@ class TabularDataModule(L.LightningDataModule):
         labels = checks.hard(Y, self.task).numpy() if self.task in ("binary", "multiclass") else None
         rest = np.arange(len(Y))
         held_out = {}
-        for name, fraction in (("val", self.val_fraction), ("test", self.test_fraction)):
-            size = round(fraction * len(Y))
+        sizes = {"val": round(self.val_fraction * len(Y)), "test": round(self.test_fraction * len(Y))}
+        parts = {"train": len(Y) - sum(sizes.values()), **{name: size for name, size in sizes.items() if size}}
+        if parts["train"] < 1:
+            raise ValueError(f"val_fraction and test_fraction must leave rows to train on, got {len(Y)} rows in all")
+        if labels is not None and len(parts) > 1:
+            checks.enough(parts, labels)
+        for name, size in sizes.items():
             held_out[name] = np.empty(0, dtype=np.int64)
             if size:
                 stratify = None if labels is None else labels[rest]

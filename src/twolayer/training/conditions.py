@@ -29,6 +29,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from twolayer.training.progress import RunProgressBar
+from twolayer.training.signals import SaveOnSignal
 
 BETWEEN_EPOCHS = {
     *("setup", "teardown", "prepare_data", "configure_model", "configure_callbacks", "configure_optimizers"),
@@ -43,7 +44,7 @@ OF_A_CALLBACK = BETWEEN_EPOCHS | {"on_train_start", "on_save_checkpoint"}
 OF_A_MODULE = BETWEEN_EPOCHS | {"build_optimizer", "prepared", "after_steps"}
 LOOK_ON: tuple[type, ...] = (
     *(EarlyStopping, ModelCheckpoint, ModelSummary, RichModelSummary, Timer),
-    *(ProgressBar, RichProgressBar, TQDMProgressBar, RunProgressBar),
+    *(ProgressBar, RichProgressBar, TQDMProgressBar, RunProgressBar, SaveOnSignal),
 )
 """Callbacks that may as well come between blocks: checkpoints, where :func:`aligned_steps` makes these end."""
 OF_A_BATCH = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -81,8 +82,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
     if getattr(strategy, "_ddp_comm_hook", None) is not None:
         yield "the strategy has a communication hook"
     for config in trainer.lr_scheduler_configs:
-        if config.interval != "epoch":
-            yield f"{type(config.scheduler).__name__} is stepped after every {config.interval}"
+        if config.interval != "epoch" and (config.frequency != 1 or config.reduce_on_plateau):
+            yield f"{type(config.scheduler).__name__} counts batches by itself"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         yield from _of_a_callback(callback)
     data = getattr(trainer, "datamodule", None)
@@ -97,6 +98,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
 def _of_a_callback(callback: Callback) -> Iterator[str]:
     if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch":
         return
+    if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+        yield f"train_time_interval is {callback._train_time_interval}, which may end at every batch"
     known = next((cls for cls in type(callback).__mro__ if cls in LOOK_ON), Callback)
     if (
         known is Callback

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
+from twolayer.training.checkpoints import read_checkpoint
+
 
 def why_it_ended(trainer: L.Trainer) -> str:
     """The reason in one line.
@@ -68,6 +70,9 @@ def _has_score(path: Path, state_key: str, score: torch.Tensor | None) -> bool:
     """Whether a checkpoint of that callback is there, which was the best with that score."""
     if score is None or not path.is_file():
         return False
-    state = torch.load(path, map_location="cpu", weights_only=True).get("callbacks", {}).get(state_key, {})
+    try:
+        state = read_checkpoint(path, "cpu").get("callbacks", {}).get(state_key, {})
+    except (ValueError, OSError):  # damaged, or none
+        return False
     found = state.get("best_model_score")
     return found is not None and bool(found == score.cpu())

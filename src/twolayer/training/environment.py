@@ -10,6 +10,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
+from twolayer.files import written_whole
 from twolayer.functional import kernel_for
 from twolayer.loading import TensorLoader
 from twolayer.network import TwoLayerNet
@@ -28,10 +29,8 @@ class RecordEnvironment(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = Path(folder) / "environment.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(yaml.safe_dump(environment(trainer, pl_module), sort_keys=False), encoding="utf-8")
-        beside.replace(path)
+        with written_whole(path, encoding="utf-8") as file:
+            yaml.safe_dump(environment(trainer, pl_module), file, sort_keys=False)
 
 
 def environment(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:

@@ -25,10 +25,10 @@ def where_not_finite(**tensors: Tensor) -> str | None:
 
 
 def of_a_batch(batch: Any) -> str | None:
-    """The same of a batch ``(X, Y)``; None for other kinds."""
+    """The same of a batch ``(X, Y)`` or ``(X, Y, sample_weight)``; None for other kinds."""
     if not (isinstance(batch, tuple | list) and all(isinstance(part, Tensor) for part in batch)):
         return None
-    return where_not_finite(**dict(zip(("X", "Y"), batch, strict=False)))
+    return where_not_finite(**dict(zip(("X", "Y", "sample_weight"), batch, strict=False)))
 
 
 def check_step(J: Tensor, step: int, batch: Any) -> None:

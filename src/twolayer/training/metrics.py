@@ -20,6 +20,8 @@ from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.regression import MeanSquaredError
 from torchmetrics.utilities import dim_zero_cat
 
+from twolayer.training.weighted import WeightedScores
+
 WIDE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 """For sums of squares; Apple's GPUs have no float64."""
 
@@ -71,7 +73,7 @@ class Evaluation:
         task, out_features: of the network.
 
     >>> evaluation = Evaluation("val_", "binary", 1)
-    >>> evaluation.update(torch.tensor([[0.2], [0.9]]), torch.tensor([0, 1]), torch.tensor(0.1), 2)
+    >>> evaluation.update(torch.tensor([[0.2], [0.9]]), torch.tensor([0, 1]), (torch.tensor(0.1), 2))
     >>> {name: round(value.item(), 2) for name, value in sorted(evaluation.compute().items())}
     {'val_accuracy': 1.0, 'val_auroc': 1.0, 'val_f1': 1.0, 'val_loss': 0.1}
     >>> evaluation.compute()  # of no rows
@@ -80,19 +82,28 @@ class Evaluation:
 
     def __init__(self, prefix: str, task: str, out_features: int) -> None:
         self.prefix, self.task = prefix, task
-        self._metrics = metrics_for(task, out_features)
+        self._metrics: MetricCollection | WeightedScores = metrics_for(task, out_features)
         self._cost = WeightedMean()
         self._updated = False
         self._said: set[str] = set()
 
-    def update(self, predictions: Tensor, Y: Tensor, J: Tensor | None = None, weight: Tensor | float = 1.0) -> None:
-        """Adds a batch: predictions ``(m, n_y)``, raw targets, their mean cost and how much that weighs."""
+    def update(
+        self,
+        predictions: Tensor,
+        Y: Tensor,
+        cost: tuple[Tensor, Tensor | float] | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> None:
+        """Adds a batch: predictions ``(m, n_y)``, raw targets, mean cost and how much that weighs, and weights."""
+        if sample_weight is not None and not isinstance(self._metrics, WeightedScores):
+            self._metrics = WeightedScores(self.task)  # from the first batch on
         if self._cost.device != predictions.device:
             self._metrics.to(predictions.device)
             self._cost.to(predictions.device)
-        self._metrics.update(*as_metrics_take_them(self.task, predictions, Y))
-        if J is not None:
-            self._cost.update(J, weight)
+        weights = () if sample_weight is None else (sample_weight,)
+        self._metrics.update(*as_metrics_take_them(self.task, predictions, Y), *weights)
+        if cost is not None:
+            self._cost.update(*cost)
         self._updated = True
 
     def compute(self) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from io import BytesIO
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,25 +16,31 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 from twolayer.arguments import one_of, positive_int
 from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.training.batches import as_examples
+from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sealed, use_local_files
 from twolayer.training.finite import of_a_batch
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
 from twolayer.training.steps import StepsInBlocks, total_steps
+from twolayer.training.weights import class_weights
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
 
 
 class LitTwoLayer(StepsInBlocks):
     """A :class:`~twolayer.TwoLayerNet` with its training loop, metrics and standardisation, for Lightning's Trainer.
 
-    A batch is ``(X, Y)``, in raw units. Inputs, and the targets of a regression, are standardised with the statistics
-    of the DataModule's training split (its ``train_inputs`` and ``train_targets``; a DataModule without them, or a
-    plain DataLoader, means none); they travel in the checkpoint, so that a loaded model takes raw rows and
+    A batch is ``(X, Y)``, or ``(X, Y, sample_weight)``, in raw units: weights count in the cost, its gradients and the
+    metrics, as for :func:`twolayer.functional.cost`. Inputs, and the targets of a regression, are standardised with
+    the statistics of the DataModule's training split (its ``train_inputs`` and ``train_targets``; a DataModule without
+    them, or a plain DataLoader, means none); they travel in the checkpoint, so that a loaded model takes raw rows and
     predicts in raw units. The cost of a regression is that of standardised targets; RMSE is in the targets' units.
 
     Args:
-        in_features, hidden_features, out_features, task, activation, init, backward, class_weight, label_smoothing:
-            as for :class:`~twolayer.TwoLayerNet`.
+        in_features, hidden_features, out_features, task, activation, init, backward, label_smoothing: as for
+            :class:`~twolayer.TwoLayerNet`.
+        class_weight: likewise; or ``"balanced"``, or weights by the names of classes, for which a fit looks at the
+            training split, see :func:`~twolayer.training.weights.class_weights`.
         standardize: whether to.
         optimizer: called with the parameters: a class of :mod:`torch.optim`, a ``functools.partial`` of one, or, in a
             YAML file, its ``class_path`` and ``init_args``. The fused form, where there is one, unless it is told how.
@@ -50,7 +57,8 @@ class LitTwoLayer(StepsInBlocks):
             which costs about as much as the step itself.
 
     Logs ``train_loss``, the mean over the epoch's examples, ``val_loss``, ``test_loss`` and the metrics of the task
-    with the same prefixes. Of an epoch within which a run was resumed, ``train_loss`` is the mean over what was left.
+    with the same prefixes, over the rows of all loaders. Of an epoch within which a run was resumed, ``train_loss`` is
+    the mean over what was left.
 
     >>> model = LitTwoLayer(2, 4, 1, task="binary", activation="tanh")
     >>> model(torch.zeros(3, 2)).shape
@@ -66,7 +74,7 @@ class LitTwoLayer(StepsInBlocks):
         activation: ActivationName = "relu",
         init: InitName = "he",
         backward: BackwardName = "manual",
-        class_weight: list[float] | None = None,
+        class_weight: list[float] | dict[str, float] | str | None = None,
         label_smoothing: float = 0.0,
         standardize: bool = True,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
@@ -91,6 +99,9 @@ class LitTwoLayer(StepsInBlocks):
         self.lr: float | None = None
         self._optimizer_names: list[str] | None = None
         self._resumed_names: list[str] | None = None
+        self._named_weight = class_weight if isinstance(class_weight, str | dict) else None
+        if isinstance(class_weight, str | dict):  # until a fit knows the classes
+            class_weight = [1.0] * (2 if task == "binary" else out_features)
         self.net = TwoLayerNet(
             in_features,
             hidden_features,
@@ -121,16 +132,50 @@ class LitTwoLayer(StepsInBlocks):
     def example_input_array(self, example: Any) -> None:
         self._example_input_array = example
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A trained model, from a local file that holds data alone.
+
+        As Lightning's, but what is damaged, has an address, or is no checkpoint of such a model is refused, and of its
+        hyperparameters no more is taken than the options of the network and those of a subclass.
+
+        Raises:
+            ValueError, OSError: see :func:`~twolayer.training.checkpoints.read_checkpoint`.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        checkpoint["hyper_parameters"] = hyper_parameters(checkpoint, checkpoint_path, cls, LitTwoLayer)
+        data = BytesIO(sealed(checkpoint))
+        return super().load_from_checkpoint(data, map_location, hparams_file, strict, True, **kwargs)
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        use_local_files(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit":
             return
         self.first_cost = None
-        if self.standardize and data is not None and hasattr(data, "train_inputs"):
-            self.standardize_inputs.fit(data.train_inputs, "train_inputs")
-            if self.standardize_targets is not None:
-                self.standardize_targets.fit(data.train_targets, "train_targets")
+        if self._named_weight is not None and self.net.class_weight is not None:
+            self.net.class_weight.copy_(self._weights_of_classes(self._named_weight, data))
+        if self.standardize:
+            if (rows := getattr(data, "train_inputs", None)) is not None:
+                self.standardize_inputs.fit(rows, "train_inputs")
+            if self.standardize_targets is not None and (targets := getattr(data, "train_targets", None)) is not None:
+                self.standardize_targets.fit(targets, "train_targets")
+
+    def _weights_of_classes(self, given: str | dict[str, float], data: Any) -> Tensor:
+        Y = getattr(data, "train_targets", None)
+        if Y is None:
+            raise ValueError(f"class_weight {given!r} needs a DataModule with train_targets, got {type(data).__name__}")
+        numbers = list(map(str, range(2 if self.net.task == "binary" else self.net.out_features)))
+        return class_weights(given, Y, getattr(data, "class_names", numbers))
 
     def forward(self, X: Tensor) -> Tensor:
         """Predictions for raw rows, ``(..., out_features)``: probabilities, or values in raw units."""
@@ -181,8 +226,9 @@ class LitTwoLayer(StepsInBlocks):
         }
 
     def why_no_blocks(self) -> str | None:
-        if self.lr_scheduler is not None and self._interval() == "step":
-            return "the scheduler is stepped after every step"
+        counts = self.scheduler_frequency != 1 or _class_of(self.lr_scheduler) is ReduceLROnPlateau
+        if self.lr_scheduler is not None and self._interval() == "step" and counts:
+            return "the scheduler counts batches by itself"
         return None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -214,9 +260,10 @@ class LitTwoLayer(StepsInBlocks):
         self._resumed_names = checkpoint.get("optimizer_names")
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        X, T, Y = self.prepared(*as_pair(batch))
-        self._evaluate_training(X, Y)
-        return self.net.loss(X, T)
+        X, Y, w = as_examples(batch)
+        X, T, Y = self.prepared(X, Y)
+        self._evaluate_training(X, Y, w)
+        return self.net.loss(X, T, sample_weight=w)
 
     def batch_gradients(self) -> Callable[[Batch], Tensor]:
         net = self.net
@@ -229,9 +276,13 @@ class LitTwoLayer(StepsInBlocks):
         )
 
         def gradients(batch: Batch) -> Tensor:
-            X, T, Y = self.prepared(*as_pair(batch))
-            self._evaluate_training(X, Y)
-            J, grads = net.loss_and_grads(X, T) if by_equations else gradients_by_autograd(net, X, T)
+            X, Y, w = as_examples(batch)
+            X, T, Y = self.prepared(X, Y)
+            self._evaluate_training(X, Y, w)
+            if by_equations:
+                J, grads = net.loss_and_grads(X, T, sample_weight=w)
+            else:
+                J, grads = gradients_by_autograd(net, X, T, w)
             for name, V in parameters.items():
                 V.grad = grads[name]
             return J
@@ -241,12 +292,11 @@ class LitTwoLayer(StepsInBlocks):
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples
         self._examples += examples
-        # With the last steps of an epoch, so that callbacks find it at the epoch's end. Where something else ends the
-        # epoch, only that end knows.
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the last steps of an epoch, so that callbacks find the values at its end."""
         trainer = self.trainer
-        if trainer.is_last_batch or (
-            trainer.accumulate_grad_batches == 1 and trainer.global_step + 1 == trainer.max_steps
-        ):
+        if self._examples and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
             self._log_training()
 
     # Once an epoch: logged in every step, the loss and the metrics cost more time than the step itself.
@@ -279,13 +329,13 @@ class LitTwoLayer(StepsInBlocks):
             )
             self.first_cost = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "test")
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_validation_epoch_end(self) -> None:
@@ -295,22 +345,25 @@ class LitTwoLayer(StepsInBlocks):
         self._log_metrics("test")
 
     @torch.no_grad()
-    def _evaluate_training(self, X: Tensor, Y: Tensor) -> None:
+    def _evaluate_training(self, X: Tensor, Y: Tensor, w: Tensor | None) -> None:
         if "train" in self._evaluations:
-            self._evaluations["train"].update(self._predictions(self.net(X)), Y)
+            self._evaluations["train"].update(self._predictions(self.net(X)), Y, sample_weight=w)
 
     def _step(self, batch: Batch, stage: str) -> None:
-        batch = as_pair(batch)
-        X, T, Y = self.prepared(*batch)
+        X, Y, w = as_examples(batch)
+        X, T, Y = self.prepared(X, Y)
         logits = self.net(X)
-        J = self.net.cost(logits, T)
+        J = self.net.cost(logits, T, sample_weight=w)
         if J.device.type == "cpu" and not J.isfinite() and (found := of_a_batch(batch)):
             raise ValueError(f"rows of {stage} must be finite, but {found} of a batch")
         weight: Tensor | float = len(X)
         if self.net.class_weight is not None:  # all logits alike, every example costs the same, times its weight
             even = torch.zeros_like(logits)
-            weight = self.net.cost(even, T, reduction="sum") / math.log(max(2, self.net.out_features))
-        self._evaluations[stage].update(self._predictions(logits), Y, J, weight)
+            costs = self.net.cost(even, T, sample_weight=w, reduction="sum")
+            weight = costs / math.log(max(2, self.net.out_features))
+        elif w is not None:
+            weight = w.sum()
+        self._evaluations[stage].update(self._predictions(logits), Y, (J, weight), w)
 
     def _log_metrics(self, stage: str) -> None:
         values = self._evaluations[stage].compute()
@@ -337,24 +390,6 @@ class LitTwoLayer(StepsInBlocks):
     def _predictions(self, logits: Tensor) -> Tensor:
         A2 = self.net.output(logits)
         return A2 if self.standardize_targets is None else self.standardize_targets.inverse(A2)
-
-
-def as_pair(batch: Any) -> Batch:
-    """The batch, if it is one.
-
-    Raises:
-        TypeError: it is no ``(X, Y)``.
-
-    >>> as_pair({"x": torch.zeros(2, 3)})
-    Traceback (most recent call last):
-    ...
-    TypeError: a batch must be (X, Y), two tensors, got dict
-    """
-    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
-        X, Y = batch
-        return X, Y
-    kinds = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, tuple | list) else ""
-    raise TypeError(f"a batch must be (X, Y), two tensors, got {type(batch).__name__}{kinds}")
 
 
 def _class_of(factory: Any) -> type | None:

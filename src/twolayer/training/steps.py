@@ -186,6 +186,7 @@ class StepsInBlocks(L.LightningModule):
         for batch in block:
             batch = convert(batch)
             if costs:
+                self._step_schedulers()
                 self._count_the_step_before()
             costs.append(step(partial(gradients, batch)))
             sizes.append(len(batch[0]))
@@ -212,6 +213,12 @@ class StepsInBlocks(L.LightningModule):
         loop._batches_that_stepped += 1
         self._uncounted += 1
 
+    def _step_schedulers(self) -> None:
+        """Those that are stepped after every step. After the last of a block, Lightning does it."""
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                self.lr_scheduler_step(config.scheduler, None)
+
     def _loader(self) -> TensorLoader | None:
         loader = self.trainer.train_dataloader
         return loader if isinstance(loader, TensorLoader) else None
@@ -225,6 +232,8 @@ class StepsInBlocks(L.LightningModule):
         return None
 
     def _why_not(self) -> str | None:
+        if not self.trainer.optimizers:  # asked for steps, they may step a scheduler after each
+            return "the rows were asked for before there were optimizers"
         if self._tuner is not None:
             return f"{self._tuner} runs trials of its own"
         knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
@@ -286,5 +295,10 @@ def say_where_it_is(state: dict[str, Any], trainer: L.Trainer, served: int | Non
 def total_steps(trainer: L.Trainer) -> int | float:
     """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
     steps = trainer.estimated_stepping_batches
+    loader = trainer.train_dataloader
+    if isinstance(loader, TensorLoader) and loader.steps_per_call is not None and trainer.max_epochs not in (None, -1):
+        steps = loader.steps * trainer.max_epochs  # Lightning counted blocks
+        if trainer.max_steps != -1:
+            steps = min(steps, trainer.max_steps)
     trainer.fit_loop._combined_loader = None  # made for that; the one to come takes its place from the checkpoint
     return steps

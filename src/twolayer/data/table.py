@@ -1,0 +1,248 @@
+"""Training on a table of one's own: ``Table``."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from twolayer.arguments import one_of
+from twolayer.data import parts
+from twolayer.data.leaks import leaking
+from twolayer.data.reading import Frame, read
+from twolayer.data.tabular import TabularDataModule
+from twolayer.tables.encoding import Encoding
+from twolayer.tables.target import TASKS, Target
+from twolayer.tables.values import decimal_mark, numbers, present
+
+BATCHES_IN_AN_EPOCH = 32
+SMALLEST_BATCH, LARGEST_BATCH = 32, 256
+STEPS, FEWEST_EPOCHS = 3200, 20
+
+
+class Table(TabularDataModule):
+    """A CSV, TSV or Parquet file, several, a folder of them, or a DataFrame of pandas or polars, with a target column.
+
+    What each column is, is found in the training rows alone: numbers are standardised and placed between quantiles,
+    missing ones are filled and marked, levels are one-hot, dates become numbers; constant and identifier-like columns
+    are left out. All of it is said when a run starts, and stored in the checkpoint.
+
+    Args:
+        path: the files, or the DataFrame.
+        target: the column to predict.
+        features: the columns to learn from; None for all others.
+        drop: columns not to learn from.
+        weight: a column of sample weights.
+        id: columns to carry to the predictions; they are not learnt from.
+        split: a column that says ``train``, ``val`` or ``test``.
+        group: a column whose equal values stay in one part.
+        task: ``"binary"``, ``"multiclass"`` or ``"regression"``; None to tell by the target.
+        batch_size: None for a 32nd of the training rows, between 32 and 256.
+        val_fraction, test_fraction, seed, on_device: as for :class:`TabularDataModule`.
+        member: which network of an ensemble this is for: each has validation rows of its own.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: the message says in one line what is wrong with the table.
+
+    >>> table = Table({"x": [float(i % 7) for i in range(60)], "y": ["a", "b", "a"] * 20}, target="y")
+    >>> table.task, table.target.classes, {part: len(rows) for part, rows in table.splits.items()}
+    ('binary', ['a', 'b'], {'train': 42, 'test': 9, 'val': 9})
+    """
+
+    task: str  # type: ignore[misc]
+
+    def __init__(
+        self,
+        path: Any,
+        target: str,
+        features: list[str] | None = None,
+        drop: list[str] | None = None,
+        weight: str | None = None,
+        id: list[str] | str | None = None,
+        split: str | None = None,
+        group: str | None = None,
+        task: str | None = None,
+        batch_size: int | None = None,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+        on_device: bool = False,
+        member: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, test_fraction, seed, on_device=on_device)
+        if task is not None:
+            one_of("task", task, TASKS)
+        if split is not None and group is not None:
+            raise ValueError(f"split and group must not both be given, got {split!r} and {group!r}")
+        self.frame: Frame = read(path)
+        self.path = path if isinstance(path, str) else type(path).__name__
+        self.id = [id] if isinstance(id, str) else list(id or [])
+        self.weight, self.split, self.group, self.member = weight, split, group, member
+        self.wanted = list(features or [])
+        single = {"target": target, "weight": weight, "split": split, "group": group}
+        several = {"features": self.wanted, "drop": drop or [], "id": self.id}
+        self._check_names({name: [column] for name, column in single.items() if column is not None} | several)
+        others = {target, weight, split, group, *self.id, *(drop or [])}
+        self._names = [name for name in self.wanted or self.frame.names if name not in others]
+        labels = present(self.frame[target])
+        weights = [1.0] * len(labels) if weight is None else _weights(weight, self.frame[weight])
+        self.rows = [i for i, value in enumerate(labels) if value is not None and weights[i] > 0]
+        self.target = Target.learn(target, labels, task)
+        self.task = self.target.task
+        if len(self.rows) < 3:
+            raise ValueError(f"path must hold at least 3 rows with a target, got {len(self.rows)}")
+        self._encoding: Encoding | None = None
+        self._said = False
+        if batch_size is None:
+            share = math.ceil(len(self.splits["train"]) / BATCHES_IN_AN_EPOCH)
+            self.batch_size = min(max(share, SMALLEST_BATCH), LARGEST_BATCH)
+
+    def _check_names(self, named: dict[str, list[str]]) -> None:
+        for argument, columns in named.items():
+            for name in columns:
+                if name not in self.frame.names:
+                    known = ", ".join(map(repr, self.frame.names[:20]))
+                    raise ValueError(f"{argument} must name columns of the table, got {name!r}; it has {known}")
+
+    def _values(self, name: str) -> list[Any]:
+        """Of the rows that have a target."""
+        values = self.frame[name]
+        return values if len(self.rows) == len(values) else [values[i] for i in self.rows]
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Of all rows that have one."""
+        return self.target.encoded(self._values(self.target.name))
+
+    @cached_property
+    def sample_weight(self) -> Tensor | None:
+        """Of all rows that have a target, ``(m,)``."""
+        if self.weight is None:
+            return None
+        return torch.tensor(_weights(self.weight, self._values(self.weight)), dtype=torch.float32)
+
+    @cached_property
+    def splits(self) -> dict[str, Any]:
+        """Row numbers of ``"train"``, ``"val"`` and ``"test"``, among the rows with a target."""
+        if self.split is not None:
+            return parts.by_column(self._values(self.split), self.split)
+        fractions = {"test": self.test_fraction, "val": self.val_fraction}
+        seeds = {"test": self.seed, "val": self.seed + self.member}
+        if self.group is not None:
+            return parts.by_groups(self._values(self.group), fractions, seeds)
+        labels = torch.zeros(len(self.rows)) if self.task == "regression" else self.targets
+        return parts.at_random(labels, fractions, seeds)
+
+    @property
+    def encoding(self) -> Encoding:
+        """What is done with each column, learnt from the training rows, or taken from a checkpoint."""
+        if self._encoding is None:
+            rows = self.splits["train"].tolist()
+            columns = {name: self._values(name) for name in self._names}
+            self._encoding = Encoding.learn(
+                self._names, lambda name: [columns[name][i] for i in rows], wanted=self.wanted
+            )
+        return self._encoding
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Encoded rows, their targets, and their weights if there are any."""
+        X = self.encoding(self._values)
+        weights = self.sample_weight
+        return (X, self.targets) if weights is None else (X, self.targets, weights)
+
+    @property
+    def loaded(self) -> tuple[Tensor, Any]:
+        return self.tensors[0], self.targets
+
+    @property
+    def in_features(self) -> int:
+        return self.encoding.features.out_features
+
+    @property
+    def out_features(self) -> int:
+        return self.target.out_features
+
+    @property
+    def epochs(self) -> int:
+        """How many make about as many steps as the smaller tables take in the preset's hundred."""
+        assert self.batch_size is not None
+        return max(FEWEST_EPOCHS, round(STEPS / math.ceil(len(self.splits["train"]) / self.batch_size)))
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.target.classes
+
+    @property
+    def train_inputs(self) -> None:  # type: ignore[override]
+        """None: the encoding has standardised what needs it."""
+        return None
+
+    @property
+    def train_targets(self) -> Tensor:
+        return self.targets[self.splits["train"]]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self._said:
+            self._said = True
+            rank_zero_info("\n".join(self.described()))
+
+    def described(self) -> list[str]:
+        """What a run says of its table when it starts."""
+        sizes = ", ".join(f"{len(rows)} {part}" for part, rows in self.splits.items())
+        lines = [f"Table: {len(self.rows)} rows ({sizes}), batches of {self.batch_size}"]
+        if left_out := len(self.frame) - len(self.rows):
+            lines.append(f"{left_out} rows without a target, or of weight 0, are left out")
+        classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
+        more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
+        lines.append(f"Target {self.target.name}: {self.task}{classes}{more}")
+        rows = list(self.encoding.described())
+        wide = max(len(name) for name, _, _ in rows)
+        lines += [f"  {name:{wide}}  {kind:8}  {what}" for name, kind, what in rows]
+        train = self.splits["train"]
+        columns = leaking(self.encoding, lambda name: self._values(name), self.targets, train)
+        lines += [f"Warning: column {name!r} predicts the target alone: does it leak it?" for name in columns]
+        return lines
+
+    # What a checkpoint needs to predict from a table.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "data": type(self).__name__,
+            "rows": len(self.rows),
+            "checksum": float(self.targets.double().sum()),
+            "seed": self.seed,
+            "member": self.member,
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
+            "id": self.id,
+            "target": self.target.state(),
+            "encoding": self.encoding.state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        self._encoding = Encoding.of_state(state.pop("encoding"))
+        self.target = Target(**state.pop("target"))
+        for name in ("targets", "tensors"):
+            self.__dict__.pop(name, None)
+        state.pop("id", None)
+        super().load_state_dict(state)
+
+
+def _weights(name: str, values: Sequence[Any]) -> list[float]:
+    """The weight of each row.
+
+    Raises:
+        ValueError: one is missing, negative or no finite number, or none is above zero.
+    """
+    found = numbers(present(values), decimal_mark(values))[0]
+    for value, weight in zip(values, found, strict=True):
+        if not weight >= 0:
+            raise ValueError(f"weight {name!r} must hold finite numbers from 0, got {value!r}")
+    if not any(found):
+        raise ValueError(f"weight {name!r} must be above 0 in some row, got 0 in all")
+    return found

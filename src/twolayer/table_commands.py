@@ -1,0 +1,199 @@
+"""What the command line does for tables: the defaults of a fit, its report, an ensemble, predictions."""
+
+import argparse
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from twolayer.data.reading import read
+from twolayer.data.report import held_out, held_out_rows, rows_of
+from twolayer.data.table import Table
+from twolayer.data.writing import checked_ending, prediction_columns, write_columns
+from twolayer.files import written_whole
+from twolayer.tables import onnx
+from twolayer.tables.predictor import load
+from twolayer.training.checkpoints import read_checkpoint, sealed
+
+PRESET = Path(__file__).parent / "data/table.yaml"
+OF_A_CLASS = re.compile(r"--data(\.class_path)?(=.*)?")
+
+
+def value_of(args: Sequence[str], option: str) -> str | None:
+    """What an option was given, as ``--option value`` or ``--option=value``; None if it was not.
+
+    >>> value_of(["fit", "--data.path", "a.csv", "--members=3"], "--members")
+    '3'
+    """
+    found = None
+    for i, arg in enumerate(args):
+        if arg == option and i + 1 < len(args):
+            found = args[i + 1]
+        elif arg.startswith(option + "="):
+            found = arg.partition("=")[2]
+    return found
+
+
+def with_defaults(args: Sequence[str]) -> list[str]:
+    """The arguments, and before them what a path alone means: :class:`~twolayer.data.Table`, and sound defaults.
+
+    >>> with_defaults(["fit", "--data.path", "folder/my.csv"])[-3:]
+    ['--trainer.logger.init_args.name=my', '--data.path', 'folder/my.csv']
+    """
+    path = value_of(args, "--data.path")
+    if not args or args[0] not in ("fit", "validate", "test") or path is None or any(map(OF_A_CLASS.fullmatch, args)):
+        return list(args)
+    name = "table" if path.startswith("[") else re.sub(r"[^\w.-]", "_", Path(path).stem) or "table"
+    rate = value_of(args, "--model.optimizer.lr") or value_of(args, "--model.optimizer.init_args.lr")
+    peak = [] if rate is None else [f"--model.lr_scheduler.init_args.max_lr={rate}"]  # the schedule sets the rate
+    return [args[0], "--config", str(PRESET), f"--trainer.logger.init_args.name={name}", *peak, *args[1:]]
+
+
+def fewer_epochs(data: Any, given: Collection[str], configs: Sequence[Any] | None, most: int | None) -> int | None:
+    """How many epochs a fit with nothing but the defaults takes where the table is large; None to leave it as it is.
+
+    Args:
+        data: the DataModule.
+        given: options of the command line.
+        configs: its configuration files.
+        most: ``max_epochs``.
+    """
+    if (
+        not isinstance(data, Table)
+        or "trainer.max_epochs" in given
+        or [str(one) for one in configs or ()] != [str(PRESET)]
+    ):
+        return None
+    return data.epochs if most is not None and data.epochs < most else None
+
+
+def predicts_a_table(args: Sequence[str]) -> bool:
+    """Whether it is ``predict`` with nothing but a checkpoint and a table, which needs no configuration."""
+    if not args or args[0] != "predict" or value_of(args, "--config") is not None:
+        return False
+    return value_of(args, "--data.path") is not None and not any(map(OF_A_CLASS.fullmatch, args))
+
+
+def predict(args: Sequence[str]) -> Path:
+    """Predicts each row of a table and writes a file; returns its path.
+
+    Args:
+        args: what stands behind ``twolayer predict``.
+
+    Raises:
+        ValueError, FileNotFoundError: the message says in one line what is wrong with the checkpoint or the table.
+    """
+    parser = argparse.ArgumentParser(
+        prog="twolayer predict", description="Predict each row of a table.", allow_abbrev=False
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a fit with a table")
+    parser.add_argument("--data.path", dest="path", required=True, help="CSV, TSV or Parquet file, or a folder")
+    parser.add_argument("--data.id", dest="id", action="append", help="column to carry along (default: as in the fit)")
+    parser.add_argument("--output", help="CSV or Parquet file (default: predictions.csv beside the run's logs)")
+    options = parser.parse_args(args)
+    predictor = load(options.ckpt_path)
+    if not predictor.columns:
+        raise ValueError(f"ckpt_path must be of a fit with a table, got {options.ckpt_path}: add its --config")
+    output = checked_ending(
+        Path(options.output) if options.output else _run_folder(options.ckpt_path) / "predictions.csv"
+    )
+    frame = read(options.path, "data.path")
+    ids = options.id or [name for name in predictor.id if name in frame.names]
+    write_columns(output, prediction_columns(predictor, frame, ids))
+    print(f"{len(frame)} predictions: {os.path.relpath(output)}")
+    return output
+
+
+def export(args: Sequence[str]) -> Path:
+    """Writes an ONNX file of a checkpoint; returns its path.
+
+    Args:
+        args: what stands behind ``twolayer export``.
+
+    Raises:
+        ValueError, FileNotFoundError: the message says in one line what is wrong with the checkpoint.
+    """
+    parser = argparse.ArgumentParser(prog="twolayer export", description="Write an ONNX file.", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a fit with a table")
+    parser.add_argument("--output", help="ONNX file (default: model.onnx beside the run's logs)")
+    options = parser.parse_args(args)
+    output = Path(options.output) if options.output else _run_folder(options.ckpt_path) / "model.onnx"
+    if output.suffix != ".onnx":
+        raise ValueError(f"output must end with .onnx, got {output}")
+    path = onnx.export(load(options.ckpt_path), output)
+    print(f"ONNX: {os.path.relpath(path)}")
+    return path
+
+
+def _run_folder(checkpoint: str | Path) -> Path:
+    folder = Path(checkpoint).resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def report(data: Table, checkpoint: str, folder: Path) -> list[str]:
+    """The last lines of a fit; the held-out rows' predictions are written to its folder.
+
+    Args:
+        data: what was trained on.
+        checkpoint: the best one, of one network or several.
+        folder: of the run.
+    """
+    predictor = load(checkpoint)
+    lines = list(held_out(data, predictor))
+    part, rows = held_out_rows(data)
+    if len(rows):
+        columns = prediction_columns(predictor, rows_of(data, rows), data.id)
+        path = folder / f"predictions_{part}.csv"
+        write_columns(path, columns)
+        lines.append(f"Predictions of the rows of {part}: {os.path.relpath(path)}")
+    lines.append(f"To predict: twolayer predict --ckpt_path {os.path.relpath(checkpoint)} --data.path new.csv")
+    return lines
+
+
+def gather(checkpoints: Sequence[str]) -> str:
+    """Puts the networks of several checkpoints into the first one, whose predictions are then their mean.
+
+    Returns:
+        its path.
+    """
+    first, *others = (read_checkpoint(path, "cpu") for path in checkpoints)
+    kept = ("hyper_parameters", "state_dict")
+    first["members"] = [
+        {key: value for key, value in one.items() if key in kept or (isinstance(value, dict) and "encoding" in value)}
+        for one in others
+    ]
+    with written_whole(checkpoints[0], "wb") as file:
+        file.write(sealed(first))
+    return checkpoints[0]
+
+
+def members_of(args: Sequence[str]) -> tuple[list[str], int]:
+    """The arguments without ``--members``, and how many it asks for.
+
+    Raises:
+        ValueError: it is no number of at least one.
+    """
+    given = value_of(args, "--members")
+    if given is None:
+        return list(args), 1
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"members must be an integer of at least 1, got {given!r}")
+    if args[0] != "fit" or value_of(args, "--data.path") is None:
+        raise ValueError("members is for fit --data.path, which trains on a table")
+    rest, skip = [], False
+    for arg in args:
+        if skip or arg.startswith("--members="):
+            skip = False
+        elif arg == "--members":
+            skip = True
+        else:
+            rest.append(arg)
+    return rest, int(given)
+
+
+def of_member(args: Sequence[str], k: int, version: str) -> list[str]:
+    """The arguments for the ``k``-th network: a seed, validation rows and a folder of its own."""
+    seed = int(value_of(args, "--seed_everything") or 0)
+    own = [f"--seed_everything={seed + k}", f"--data.member={k}"]
+    return [*args, *own, f"--trainer.logger.init_args.version={version}/member_{k}"]

@@ -1,0 +1,183 @@
+"""From the columns of a table to the inputs of a network: ``Encoding``."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twolayer.tables.columns import Column, learn
+from twolayer.tables.values import DATE_PARTS
+
+BINS = 16
+ROWS_AT_ONCE = 16_384
+
+Values = Callable[[str], Sequence[Any]]
+"""The values of a column by its name."""
+
+
+class Features(nn.Module):
+    """Numbers and level indices, ``(m, slots)`` with NaN for what is missing, as inputs ``(m, out_features)``.
+
+    A number is standardised; beside it stands its piecewise-linear encoding: for each bin between two quantiles of the
+    training rows, how far through the bin it is, from 0 to 1. A missing number is the median, and an indicator says so.
+    A level is one-hot; levels that the training rows had none of are all zeros.
+
+    It is nothing but tensor operations on its buffers, and so can be exported.
+
+    Args:
+        buffers: what :func:`learn_features` returned, or the ``state_dict``.
+    """
+
+    numeric: Tensor  # (n,) slots of numbers
+    fill: Tensor  # (n,) their medians
+    mean: Tensor
+    std: Tensor
+    bin_of: Tensor  # (bins,) which number, and where the bin begins and how wide it is
+    bin_start: Tensor
+    bin_width: Tensor
+    indicator_of: Tensor  # (indicators,) slots
+    level_of: Tensor  # (levels,) slots, and which index is meant
+    level_is: Tensor
+
+    def __init__(self, buffers: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, V in buffers.items():
+            self.register_buffer(name, V)
+
+    @property
+    def out_features(self) -> int:
+        return sum(len(V) for V in (self.mean, self.bin_of, self.indicator_of, self.level_of))
+
+    def forward(self, S: Tensor) -> Tensor:
+        numbers = S.index_select(1, self.numeric)
+        numbers = torch.where(torch.isnan(numbers), self.fill, numbers)
+        bins = (numbers.index_select(1, self.bin_of) - self.bin_start) / self.bin_width
+        missing = torch.isnan(S.index_select(1, self.indicator_of))
+        levels = S.index_select(1, self.level_of) == self.level_is
+        parts = ((numbers - self.mean) / self.std, bins.clamp(0, 1), missing, levels)
+        return torch.cat([part.float() for part in parts], 1)
+
+
+def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
+    """The buffers of :class:`Features` by the training rows ``S``, ``(m, slots)`` float64."""
+    numeric: list[int] = []
+    statistics: list[tuple[float, float, float]] = []
+    bins: list[tuple[int, float, float]] = []
+    indicators: list[int] = []
+    levels: list[tuple[int, int]] = []
+    slot = 0
+    for column in columns:
+        for i in range(column.slots):
+            known = S[:, slot][~S[:, slot].isnan()]
+            missing = len(known) < len(S)
+            if column.kind == "category":
+                levels += [(slot, k) for k in range(len(column.levels) + 1) if (known == k).any()]
+            else:
+                ordered = known.sort().values
+                at = torch.linspace(0, len(ordered) - 1, BINS + 1, dtype=torch.float64).round().long()
+                edges = ordered[at].unique()
+                filled = torch.where(S[:, slot].isnan(), ordered[len(ordered) // 2], S[:, slot])
+                std = filled.std(correction=0).item()
+                statistics.append((ordered[len(ordered) // 2].item(), filled.mean().item(), std or 1.0))
+                if len(edges) > 2:
+                    ends = edges.tolist()
+                    bins += [(len(numeric), a, b - a) for a, b in pairwise(ends)]
+                numeric.append(slot)
+            if missing and i == 0:
+                indicators.append(slot)
+            slot += 1
+    fill, mean, std_of = torch.tensor(statistics, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    of, start, width = torch.tensor(bins, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    level_of, level_is = torch.tensor(levels, dtype=torch.float64).reshape(-1, 2).unbind(1)
+    parts = {"fill": fill, "mean": mean, "std": std_of, "bin_start": start, "bin_width": width, "level_is": level_is}
+    parts |= {"bin_of": of.long(), "level_of": level_of.long()}
+    parts |= {"numeric": torch.tensor(numeric, dtype=torch.long)}
+    parts |= {"indicator_of": torch.tensor(indicators, dtype=torch.long)}
+    return {name: V.clone() for name, V in parts.items()}
+
+
+class Encoding:
+    """How a table becomes inputs: what each column is, and :class:`Features` behind.
+
+    Args:
+        columns: in the order of the table.
+        buffers: of the features.
+
+    >>> table = {"size": [1.0, 2.0, None], "colour": ["red", "blue", "red"]}
+    >>> encoding = Encoding.learn(list(table), table.__getitem__)
+    >>> encoding({"size": [2.0], "colour": ["green"]}.__getitem__).shape  # an unknown level is all zeros
+    torch.Size([1, 4])
+    """
+
+    def __init__(self, columns: Sequence[Column], buffers: dict[str, Tensor]) -> None:
+        self.columns = list(columns)
+        self.features = Features(buffers)
+
+    @classmethod
+    def learn(cls, names: Sequence[str], values: Values, wanted: Sequence[str] = ()) -> "Encoding":
+        """Of the training rows.
+
+        Args:
+            names: of the columns.
+            values: returns those of a column.
+            wanted: columns to be kept though they look like identifiers.
+
+        Raises:
+            ValueError: no column is left.
+        """
+        columns = [learn(name, values(name), name in wanted) for name in names]
+        if all(column.kind == "dropped" for column in columns):
+            said = (
+                "; ".join(f"{column.name}: {column.note}" for column in columns) or "there are none beside the target"
+            )
+            raise ValueError(f"the table must have a column to learn from, but of its columns ({said}) none is left")
+        return cls(columns, learn_features(columns, matrix(columns, values)))
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> "Encoding":
+        """From what :meth:`state` returned."""
+        return cls([Column(**column) for column in state["columns"]], state["features"])
+
+    def state(self) -> dict[str, Any]:
+        """Plain strings, numbers and tensors."""
+        return {
+            "columns": [column.state() for column in self.columns],
+            "features": {name: V.clone() for name, V in self.features.state_dict().items()},
+        }
+
+    @property
+    def used(self) -> list[str]:
+        """The names of the columns that are not dropped."""
+        return [column.name for column in self.columns if column.kind != "dropped"]
+
+    def matrix(self, values: Values) -> Tensor:
+        """Numbers and level indices ``(m, slots)``, float64, see :class:`Features`."""
+        return matrix(self.columns, values)
+
+    @torch.no_grad()
+    def __call__(self, values: Values) -> Tensor:
+        """Inputs ``(m, out_features)``, float32."""
+        return torch.cat([self.features(rows) for rows in self.matrix(values).split(ROWS_AT_ONCE)])
+
+    def described(self) -> Iterator[tuple[str, str, str]]:
+        """Of each column its name, its kind and what is done with it."""
+        indicators, slot = set(self.features.indicator_of.tolist()), 0
+        for column in self.columns:
+            what = {
+                "numeric": "standardised, and its place between quantiles",
+                "category": f"one-hot, {len(column.levels)} levels",
+                "date": f"numbers: {', '.join(DATE_PARTS)}",
+                "dropped": "left out",
+            }[column.kind]
+            flag = ", an indicator of missing ones" if column.slots and slot in indicators else ""
+            slot += column.slots
+            yield column.name, column.kind, what + flag + (f" ({column.note})" if column.note else "")
+
+
+def matrix(columns: Sequence[Column], values: Values) -> Tensor:
+    """Numbers and level indices ``(m, slots)``, see :class:`Features`."""
+    used = [column for column in columns if column.kind != "dropped"]
+    parts = [torch.tensor(column.numbers(values(column.name)), dtype=torch.float64) for column in used]
+    return torch.cat([part.reshape(-1, column.slots) for part, column in zip(parts, used, strict=True)], 1)

@@ -1,0 +1,157 @@
+"""What a cell of a table says: a number, a date, a level, or nothing."""
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+MISSING = {"", "na", "n/a", "nan", "nat", "null", "none", "?", "-", "<na>", "#n/a"}
+DECORATION = re.compile(r"[\s$€£¥₹%'’]")
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
+DECIMAL_COMMA = re.compile(r"[-+]?\d{0,3}(\.?\d{3})*\d*,\d+")
+CODE = re.compile(r"0\d+")
+"""As postal codes have it: no number begins with a zero."""
+DATE_FORMATS = ("iso", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+
+
+def present(values: Sequence[Any]) -> list[Any]:
+    """The values with None for what is missing: NaN, NaT, and strings such as ``"NA"``; strings without spaces around.
+
+    >>> present([1.0, float("nan"), " a ", "N/A", None])
+    [1.0, None, 'a', None, None]
+    """
+    found = []
+    for value in values:
+        if isinstance(value, str):
+            value = value.strip()
+            found.append(None if value.casefold() in MISSING else value)
+        elif value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
+            found.append(None)
+        else:
+            found.append(value)
+    return found
+
+
+def decimal_mark(values: Sequence[Any]) -> str:
+    """``","`` if that is what parts the decimals in the strings among the values, otherwise ``"."``.
+
+    >>> decimal_mark(["3,14", "1,234"]), decimal_mark(["1,234", "5,678.90"])
+    (',', '.')
+    """
+    texts = [DECORATION.sub("", value) for value in values if isinstance(value, str) and "," in value]
+    comma = any(not THOUSANDS.fullmatch(text) for text in texts) and all(map(DECIMAL_COMMA.fullmatch, texts))
+    return "," if comma else "."
+
+
+def number(value: Any, decimal: str = ".") -> float:
+    """The number that a value is or spells; NaN for None.
+
+    Currency signs, percent signs, spaces and the marks between thousands have no say in it: ``"45 %"`` is 45.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> [number("$1,234.50"), number("45 %"), number("3,5", decimal=","), number(True)]
+    [1234.5, 45.0, 3.5, 1.0]
+    """
+    if value is None:
+        return math.nan
+    if not isinstance(value, str):
+        if isinstance(value, date):
+            raise ValueError("a date is no number")
+        try:
+            return float(value)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from None
+    try:
+        if "_" not in value:
+            return float(value)
+    except ValueError:
+        pass
+    text = DECORATION.sub("", value).replace("−", "-")
+    if decimal == ",":
+        text = text.replace(".", "").replace(",", ".")
+    elif THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if "_" in text:
+        raise ValueError(f"{value!r} is no number")
+    return float(text)
+
+
+def is_code(value: Any) -> bool:
+    """Whether it is digits that begin with a zero, which a number would lose."""
+    return isinstance(value, str) and CODE.fullmatch(value) is not None
+
+
+def numbers(values: Sequence[Any], decimal: str = ".") -> tuple[list[float], list[Any]]:
+    """The number of each value, NaN for what is missing or no finite number, and the latter values.
+
+    >>> numbers(["1", None, "abc", float("inf")])
+    ([1.0, nan, nan, nan], ['abc', inf])
+    """
+    try:
+        found = [math.nan if value is None else number(value, decimal) for value in values]
+    except ValueError:
+        found = []
+        for value in values:
+            try:
+                found.append(number(value, decimal))
+            except ValueError:
+                found.append(math.inf)
+    odd = [value for value, x in zip(values, found, strict=True) if math.isinf(x)]
+    if odd:
+        found = [math.nan if math.isinf(x) else x for x in found]
+    return found, odd
+
+
+def moment(value: Any, date_format: str) -> datetime | None:
+    """The point in time that a value is or spells, in UTC where it says none; None if it does not.
+
+    >>> moment("2024-02-29", "iso").weekday(), moment("31/12/2024", "%m/%d/%Y")
+    (3, None)
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value) if date_format == "iso" else datetime.strptime(value, date_format)
+        except ValueError:
+            return None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+
+
+def date_formats(values: Sequence[Any]) -> list[str]:
+    """The formats by which every value is a date, of :data:`DATE_FORMATS`."""
+    return [form for form in DATE_FORMATS if all(moment(value, form) for value in values)]
+
+
+def date_parts(value: datetime | None) -> tuple[float, ...]:
+    """Days since 1970, month, weekday and hour; NaN for None.
+
+    >>> date_parts(datetime(1970, 1, 2, 12, tzinfo=UTC))
+    (1.5, 1.0, 4.0, 12.0)
+    """
+    if value is None:
+        return (math.nan,) * 4
+    days = (value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86400
+    return (days, float(value.month), float(value.weekday()), value.hour + value.minute / 60)
+
+
+DATE_PARTS = ("day", "month", "weekday", "hour")
+
+
+def level(value: Any) -> str:
+    """The name of a level: the same for ``1``, ``1.0`` and ``"1.0"``, and for ``True`` and ``"true"``.
+
+    >>> [level(value) for value in (1, 1.0, "1.0", True, "true", "a b")]
+    ['1', '1', '1', 'True', 'True', 'a b']
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value)
+    if text.casefold() in ("true", "false"):
+        return text.capitalize()
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text

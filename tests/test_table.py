@@ -1,0 +1,461 @@
+"""Tables of one's own: what is learnt of a column, files that are wrong, and the two commands from end to end."""
+
+import csv
+import math
+import random
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+pytest.importorskip("lightning")
+pytest.importorskip("sklearn")
+polars = pytest.importorskip("polars")
+
+import twolayer
+from twolayer import cli
+from twolayer.data import Table
+from twolayer.data.parts import by_groups
+from twolayer.tables.columns import learn
+from twolayer.tables.encoding import Encoding
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*deprecated",
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+    "ignore:.*does not have many workers",
+    "ignore:The `srun` command is available",
+    "ignore:Total length of `list` across ranks is zero",
+    "ignore:The dirpath has changed",
+    "ignore:Checkpoint directory .* exists and is not empty",
+    "ignore:Experiment logs directory .* exists and is not empty",
+)
+
+ROWS = 240
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def people(rows=ROWS, seed=0):
+    """A table whose label follows from a number, a level and a date."""
+    draw = random.Random(seed)
+    table = {
+        "id": [f"p{i}" for i in range(rows)],
+        "age": [],
+        "town": [],
+        "since": [],
+        "empty": [""] * rows,
+        "label": [],
+    }
+    for _ in range(rows):
+        age, town, day = draw.uniform(20, 60), draw.choice(["Ulm", "Bonn", "Kiel"]), draw.randrange(1, 700)
+        table["age"].append("" if draw.random() < 0.1 else f"{age:.1f}")
+        table["town"].append(town)
+        table["since"].append(date.fromordinal(738_000 + day).isoformat())
+        table["label"].append("yes" if age / 10 + 2 * (town == "Ulm") + day / 300 > 6 else "no")
+    return table
+
+
+def write(name, table, separator=","):
+    with Path(name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=separator)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+    return name
+
+
+def fit(*arguments):
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+    return cli.main(["fit", *quiet, *arguments])
+
+
+def read(path):
+    with Path(path).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# The two commands.
+
+
+def test_two_commands_from_a_file_to_the_names_of_its_classes(capsys, caplog):
+    table = people()
+    write("my.csv", table)
+    command = fit("--data.path", "my.csv", "--data.target", "label", "--data.id", "id", "--trainer.max_epochs=40")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    assert Path(best).is_file()
+    out = capsys.readouterr().out
+    assert f"twolayer predict --ckpt_path {best} --data.path new.csv" in out
+    for said in ("network", "majority class", "logistic regression", "Rows are classes", "predictions_test.csv"):
+        assert said in out
+    assert command.trainer.callback_metrics["test_accuracy"] > 0.85
+    assert "steps_per_call: None" not in caplog.text  # the schedule of steps does not cost the blocks
+
+    new = {name: table[name][:50] for name in ("since", "town", "id", "age")}  # another order, no target
+    new["town"] = ["Atlantis", "", *new["town"][2:]]
+    write("new.csv", new)
+    assert cli.main(["predict", "--ckpt_path", best, "--data.path", "new.csv"]) is None
+    rows = read("runs/my/version_0/predictions.csv")
+    assert [row["id"] for row in rows] == table["id"][:50]
+    assert set(rows[0]) == {"id", "label", "probability_no", "probability_yes"}
+    for row in rows:
+        assert math.isclose(float(row["probability_no"]) + float(row["probability_yes"]), 1, abs_tol=1e-6)
+        assert row["label"] == ("yes" if float(row["probability_yes"]) > 0.5 else "no")
+    assert sum(row["label"] == label for row, label in zip(rows[2:], table["label"][2:], strict=False)) > 40
+
+    cli.main(["predict", "--ckpt_path", best, "--data.path", "new.csv", "--output", "out.parquet"])
+    assert polars.read_parquet("out.parquet")["label"].to_list() == [row["label"] for row in rows]
+
+    predictor = twolayer.load(best)
+    everywhere = predictor.predict_proba(new)
+    assert_close(everywhere[:, 1].tolist(), [float(row["probability_yes"]) for row in rows])
+    assert_close(predictor.predict_proba(polars.DataFrame(new)), everywhere)
+    row = {name: column[5] for name, column in new.items()}
+    assert_close(predictor.predict_proba(row), everywhere[5:6])
+    assert_close(predictor.predict_proba([row, row]), everywhere[[5, 5]])
+    # as the module that was trained, on its own inputs
+    data = command.datamodule
+    assert_close(
+        predictor.predict_proba({n: data.frame[n] for n in data.frame.names})[:, 1:],
+        command.model(data.tensors[0]).double(),
+    )
+
+    write("short.csv", {name: column for name, column in new.items() if name != "town"})
+    with pytest.raises(ValueError, match="the table must have the column 'town', got 'since', 'id', 'age'"):
+        cli.main(["predict", "--ckpt_path", best, "--data.path", "short.csv"])
+
+
+def test_a_prediction_takes_pytorch_alone():
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    script = """
+import sys, twolayer
+model = twolayer.load("runs/my/version_0/checkpoints/best.ckpt")
+print(model.predict({"age": 33, "town": "Ulm", "since": "2021-05-01"}))
+assert not {"lightning", "sklearn", "polars", "pandas", "numpy"} & set(sys.modules) - {"numpy"}, sys.modules
+"""
+    path = [str(Path(twolayer.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{script}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() in ("['yes']", "['no']")
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_regression_and_members_are_averaged_in_raw_units(members, capsys):
+    draw = random.Random(1)
+    x = [draw.uniform(-3, 3) for _ in range(300)]
+    table = {"x": x, "z": [draw.choice("ab") for _ in x], "price": [1000 + 50 * math.sin(v) for v in x]}
+    write("houses.tsv", table, "\t")
+    fit("--data.path=houses.tsv", "--data.target=price", f"--members={members}", "--trainer.max_epochs=30")
+    out = capsys.readouterr().out
+    assert "ridge regression" in out
+    best = Path("runs/houses/version_0/checkpoints/best.ckpt")
+    predictor = twolayer.load(best)
+    assert len(predictor.members) == members
+    found = torch.tensor(predictor.predict(table))
+    assert (found - torch.tensor(table["price"])).square().mean().sqrt() < 12
+    alone = [twolayer.tables.predictor.Predictor([member]).predict(table) for member in predictor.members]
+    assert_close(found.double(), torch.tensor(alone, dtype=torch.float64).mean(0), check_dtype=False)
+    if members > 1:
+        assert len({tuple(one) for one in alone}) == members
+        others = [f"runs/houses/version_0/member_{k}/checkpoints/best.ckpt" for k in range(1, members)]
+        assert all(Path(path).is_file() for path in others)
+
+
+def test_a_checkpoint_s_encoding_counts_when_a_table_is_tested_anew():
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=2")
+    table = people(rows=90, seed=5)
+    table["town"] = ["Ulm" if town == "Kiel" else town for town in table["town"]]
+    write("other.csv", table)
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    with pytest.warns(UserWarning, match="the checkpoint was trained on another split"):
+        command = cli.main(["test", *quiet, "--ckpt_path", best, "--data.path=other.csv", "--data.target=label"])
+    data = command.datamodule
+    rows = {name: [data.frame[name][i] for i in data.splits["test"].tolist()] for name in data.frame.names}
+    right = [a == b for a, b in zip(twolayer.load(best).predict(rows), rows["label"], strict=True)]
+    assert math.isclose(command.trainer.callback_metrics["test_accuracy"], sum(right) / len(right), abs_tol=1e-6)
+
+
+# What is learnt of a column.
+
+LEARNT = {
+    "numbers with marks": (["$1,200", "$3,400.50", "7 %", "8"], "numeric"),
+    "decimal commas": (["3,14", "2,7", "10", ""], "numeric"),
+    "postal codes": (["01234", "99999", "01234", "99999"], "category"),
+    "booleans": ([True, False, True, None], "category"),
+    "dates": (["2024-01-31", "2023-02-28", "", "2020-02-29"], "date"),
+    "constant": ([3, 3, 3], "dropped"),
+    "nothing": (["", None, "NA", float("nan")], "dropped"),
+    "each another text": ([f"row {i}" for i in range(100)], "dropped"),
+    "row numbers": (list(range(100)), "dropped"),
+    "10,000 levels": ([f"level {i % 10_000}" for i in range(20_000)], "dropped"),
+    "mostly numbers": ([*map(str, range(0, 300, 3)), "oops"], "numeric"),
+    "half numbers": (["1", "2", "low", "high"] * 5, "category"),
+    "infinite": ([1.0, 2.5, 3.5, 7.5] * 5 + [math.inf], "numeric"),
+}
+
+
+@pytest.mark.parametrize("case", LEARNT)
+def test_the_kind_of_a_column(case):
+    values, kind = LEARNT[case]
+    column = learn("x", values)
+    assert column.kind == kind
+    if kind == "dropped" or case in ("mostly numbers", "infinite"):
+        assert column.note
+
+
+def test_numbers_as_they_are_spelt():
+    assert learn("x", ["$1,200", "$3,400.50", "7 %", "8"]).numbers(["$1,200", "7 %", "-1.5e3"]) == [1200, 7, -1500]
+    assert learn("x", ["3,14", "2,7", "10"]).numbers(["1.234,5", "3,14"]) == [1234.5, 3.14]
+
+
+def test_the_encoding_against_one_written_anew():
+    values = {"x": [1.0, 2.0, None, 10.0, 4.0, 4.0], "c": ["a", "b", "a", None, "b", "a"]}
+    encoding = Encoding.learn(list(values), values.__getitem__)
+    X = encoding({"x": [3.0, None, 20.0], "c": ["b", "zebra", None]}.__getitem__)
+    filled = torch.tensor([1.0, 2.0, 4.0, 10.0, 4.0, 4.0], dtype=torch.float64)  # 4 is the median
+    x = torch.tensor([3.0, 4.0, 20.0], dtype=torch.float64)
+    z = (x - filled.mean()) / filled.std(correction=0)
+    bins = torch.stack([((x - a) / (b - a)).clamp(0, 1) for a, b in ((1, 2), (2, 4), (4, 10))], 1)
+    missing = torch.tensor([[0.0, 0], [1, 0], [0, 1]])  # of x, of c
+    levels = torch.tensor([[0.0, 1], [0, 0], [0, 0]])
+    assert_close(X, torch.cat([z[:, None].float(), bins.float(), missing, levels], 1))
+    assert_close(Encoding.of_state(encoding.state())(values.__getitem__), encoding(values.__getitem__))
+
+
+def test_nothing_is_learnt_of_rows_held_out():
+    table = people()
+    first = Table(table, target="label")
+    held_out = {i for part in ("val", "test") for i in first.splits[part].tolist()}
+    changed = {name: list(column) for name, column in table.items()}
+    for i in held_out:
+        changed["age"][i], changed["town"][i] = "1e6", "Atlantis"
+    second = Table(changed, target="label")
+    assert second.splits["train"].tolist() == first.splits["train"].tolist()
+    a, b = first.encoding.state(), second.encoding.state()
+    assert a["columns"] == b["columns"]
+    assert_close(a["features"], b["features"])
+    assert second.tensors[0].isfinite().all()
+
+
+# Parts.
+
+
+def test_the_parts_are_disjoint_whole_and_stratified():
+    table = Table(people(), target="label")
+    parts = {name: rows.tolist() for name, rows in table.splits.items()}
+    assert sorted(i for rows in parts.values() for i in rows) == list(range(ROWS))
+    shares = [table.targets[rows].float().mean().item() for rows in parts.values()]
+    assert max(shares) - min(shares) < 0.03
+    member = Table(people(), target="label", member=1)
+    assert member.splits["test"].tolist() == parts["test"]
+    assert member.splits["val"].tolist() != parts["val"]
+
+
+def test_no_group_is_on_both_sides_and_a_split_column_counts():
+    groups = [i // 7 for i in range(ROWS)]
+    parts = by_groups(groups, {"test": 0.2, "val": 0.2}, {"test": 0, "val": 1})
+    sides = [{groups[i] for i in rows.tolist()} for rows in parts.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(groups))
+    split = ["train", "train", "Validation", "test"] * (ROWS // 4)
+    table = Table({**people(), "part": split}, target="label", split="part")
+    assert {name: len(rows) for name, rows in table.splits.items()} == {"train": 120, "val": 60, "test": 60}
+    assert "part" not in table.encoding.used
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (["b", "a", "b"] * 9, "binary", ["a", "b"]),
+        ([True, False, True] * 9, "binary", ["False", "True"]),
+        ([0.0, 1.0, 1.0] * 9, "binary", ["0", "1"]),
+        (["10", "9", "2"] * 9, "multiclass", ["2", "9", "10"]),
+        ([0.5, 1.0, 2.0] * 9, "regression", []),
+        (list(range(27)), "regression", []),
+        (["1.234,5", "3,1", "2,0"] * 9, "regression", []),
+    ],
+)
+def test_the_task_is_inferred_and_said(values, task, classes):
+    table = Table({"x": [i % 5 + 0.5 for i in range(27)], "y": values}, target="y")
+    assert (table.task, table.target.classes) == (task, classes)
+    assert any(line.startswith(f"Target y: {task}") for line in table.described())
+
+
+def test_a_column_that_tells_the_target_alone_is_said():
+    table = people()
+    table["copy"] = [{"yes": "J", "no": "N"}[label] for label in table["label"]]
+    table["score"] = [(label == "yes") + random.random() / 2 for label in table["label"]]
+    lines = [line for line in Table(table, target="label").described() if line.startswith("Warning")]
+    assert [line.split("'")[1] for line in lines] == ["copy", "score"]
+
+
+def test_pandas_polars_and_files_are_one_table():
+    pandas = pytest.importorskip("pandas")
+    table = people()
+    whole = Table(table, target="label").tensors[0]
+    assert_close(Table(pandas.DataFrame(table), target="label").tensors[0], whole)
+    assert_close(Table(polars.DataFrame(table), target="label").tensors[0], whole)
+
+
+def test_several_files_and_folders_and_parquet_are_one_table():
+    table = people()
+    whole = Table(write("whole.csv", table), target="label")
+    for folder, ending in (("csv", "csv"), ("parquet", "parquet")):
+        Path(folder).mkdir()
+        for i, rows in enumerate((slice(0, 100), slice(100, ROWS))):
+            part = {name: column[rows] for name, column in table.items()}
+            if ending == "csv":
+                write(f"{folder}/{i}.csv", part)
+            else:
+                polars.DataFrame(part).write_parquet(f"{folder}/{i}.parquet")
+        assert_close(Table(folder, target="label").tensors[0], whole.tensors[0])
+    both = ["csv/0.csv", "csv/1.csv"]
+    assert_close(Table(both, target="label").tensors[0], whole.tensors[0])
+
+
+# Tables that are wrong.
+
+GOOD = b"x,y\n" + b"".join(b"%d.5,%s\n" % (i, b"ab"[i % 2 : i % 2 + 1]) for i in range(40))
+BAD = {
+    "empty file": (b"", "got an empty file"),
+    "header only": (b"x,y\n", "must hold rows"),
+    "one row": (b"x,y\n1,a\n", "must have two classes or more"),
+    "one class": (b"x,y\n" + b"1,a\n2,a\n" * 20, "must have two classes or more, got 'a' alone"),
+    "no such target": (b"x,z\n1,a\n2,b\n", "target must name columns of the table, got 'y'"),
+    "target all missing": (b"x,y\n" + b"1,\n2,NA\n" * 20, "all 40 are missing"),
+    "a column twice": (GOOD.replace(b"x,y", b"y,y"), "a name for each column, got 'y' twice"),
+    "two spellings": (GOOD + b"1,A\n", "must spell each class in one way, got 'A' and 'a'"),
+    "10,000 classes": (b"x,y\n" + b"".join(b"1,c%d\n" % i for i in range(10_000)), "got 10000 classes in 10000 rows"),
+    "not UTF-8": (GOOD + "1,é\n".encode("latin-1"), "UTF-8"),
+    "not UTF-8 in the header": ("é,y\n1,a\n".encode("latin-1"), "UTF-8, got byte 0xe9"),
+    "binary": (bytes(range(256)) * 10, "got binary data"),
+    "ragged": (GOOD + b"1,a,3,4\n", "cannot be read"),
+    "nothing to learn from": (b"x,y\n" + b"1,a\n1,b\n" * 20, "x: constant"),
+    "text target for a regression": (GOOD, "must hold finite numbers for task 'regression', got 'a'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_table_is_one_line(case):
+    content, said = BAD[case]
+    Path("bad.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        _ = Table("bad.csv", target="y", task="regression" if "regression" in case else None).tensors
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_parquet_and_other_files_are_one_line():
+    polars.DataFrame({"x": [1, 2], "y": ["a", "b"]}).write_parquet("whole.parquet")
+    Path("short.parquet").write_bytes(Path("whole.parquet").read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"path cannot be read: short.parquet") as caught:
+        Table("short.parquet", target="y")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"there is no nowhere.csv"):
+        Table("nowhere.csv", target="y")
+    Path("my.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"path must end with one of .csv"):
+        Table("my.xlsx", target="y")
+
+
+def test_what_is_no_error_is_said_or_the_same():
+    table = people()
+    whole = Table(table, target="label").tensors
+    write("semicolons.csv", table, ";")  # another separator than the ending says
+    assert_close(Table("semicolons.csv", target="label").tensors, whole)
+    spaces = {**table, "label": [f" {label} " for label in table["label"]]}
+    assert_close(Table(spaces, target="label").tensors, whole)
+    some = {**table, "label": ["", *table["label"][1:]]}
+    assert "1 rows without a target, or of weight 0, are left out" in Table(some, target="label").described()
+
+
+def test_a_level_that_only_held_out_rows_have_is_no_error(caplog):
+    split = ["train"] * 200 + ["val"] * 20 + ["test"] * 20
+    table = {**people(), "part": split}
+    table["town"][200:220] = ["Atlantis"] * 20
+    data = Table(table, target="label", split="part")
+    assert data.tensors[0].isfinite().all()
+    assert "Atlantis" not in str(data.encoding.state()["columns"])
+
+
+def test_polars_is_asked_for_in_one_line(monkeypatch):
+    write("my.csv", people())
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'twolayer\[table\]'"):
+        Table("my.csv", target="label")
+
+
+def test_a_schedule_follows_the_learning_rate_that_is_given():
+    write("my.csv", people())
+    command = fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1", "--model.optimizer.lr=0.007")
+    (scheduler,) = [config.scheduler for config in command.trainer.lr_scheduler_configs]
+    assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.007
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("members", [1, 2])
+def test_onnx_answers_row_by_row_from_raw_columns(members):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    numpy = pytest.importorskip("numpy")
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=3", f"--members={members}")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    cli.main(["export", "--ckpt_path", best])
+    session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
+    table = people(rows=60, seed=9)
+    table["town"][:3] = ["Atlantis", "", "NA"]
+    days = [date.fromisoformat(day) for day in table["since"]]
+    given = {
+        "age": [float(age) if age else math.nan for age in table["age"]],
+        "since.day": [float((day - date(1970, 1, 1)).days) for day in days],
+        "since.month": [float(day.month) for day in days],
+        "since.weekday": [float(day.weekday()) for day in days],
+        "since.hour": [0.0] * len(days),
+    }
+    columns = {name: numpy.array(values) for name, values in given.items()}
+    columns["town"] = numpy.array(table["town"], dtype=object)
+    assert {one.name for one in session.get_inputs()} == set(columns)
+    (found,) = session.run(None, columns)
+    expected = twolayer.load(best).predict_proba(table)
+    assert_close(torch.from_numpy(found).double(), expected, rtol=1e-4, atol=1e-5)
+    for i in range(5):
+        (row,) = session.run(None, {name: values[i : i + 1] for name, values in columns.items()})
+        assert_close(torch.from_numpy(row).double(), expected[i : i + 1], rtol=1e-4, atol=1e-5)
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties["classes"] == '["no", "yes"]'
+
+
+def test_the_page_s_service_answers(monkeypatch):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx2")
+    from fastapi.testclient import TestClient
+
+    page = Path(__file__).parents[1] / "docs/tables.md"
+    (source,) = [block for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "FastAPI" in block]
+    assert len(source.splitlines()) <= 20
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--data.drop=[id]", "--trainer.max_epochs=2")
+    monkeypatch.setenv("CHECKPOINT", "runs/my/version_0/checkpoints/best.ckpt")
+    Path("app.py").write_text(source)
+    monkeypatch.syspath_prepend(".")
+    import app
+
+    client = TestClient(app.app)
+    rows = [{"age": 33, "town": "Ulm", "since": "2021-05-01"}, {"age": None, "town": "Atlantis", "since": None}]
+    answer = client.post("/predict", json=rows)
+    expected = app.model.predict_proba(rows)
+    assert_close(torch.tensor([[row["no"], row["yes"]] for row in answer.json()]).double(), expected, rtol=1e-6, atol=0)
+    refused = client.post("/predict", json=[{"age": 33}])
+    assert (refused.status_code, "'town'" in refused.text) == (422, True)
