@@ -1,6 +1,6 @@
 """The packages that come with an extra, and one line for whoever is without."""
 
-EXTRAS = dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn"), "train")
+EXTRAS = dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn", "numpy"), "train")
 """By the name of what is imported."""
 
 
