@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,8 +27,36 @@ KERNELS = Path(__file__).parent / "src" / "twolayer" / "kernels"
 INSIDE = "twolayer/kernels/built"
 """Where the libraries lie in a wheel."""
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
+
+
+def target(python: str, machine: str, oldest: str = "") -> tuple[str, list[str]]:
+    """The platform in the wheel's tag, and the flags with which a compiler makes libraries for it.
+
+    Args:
+        python: what ``sysconfig.get_platform`` says.
+        machine: what ``platform.machine`` says. A Python for two processors, macOS' universal2, runs on one of them.
+        oldest: version of macOS, ``MACOSX_DEPLOYMENT_TARGET``; without, that of ``python``, and at least 11: pip takes
+            no wheel for an older one on arm64.
+
+    >>> target("linux-aarch64", "aarch64")
+    ('linux_aarch64', [])
+    >>> target("macosx-10.9-universal2", "arm64")
+    ('macosx_11_0_arm64', ['-arch', 'arm64', '-mmacosx-version-min=11.0'])
+    """
+    system, *of_system = python.split("-")
+    if system != "macosx":
+        return re.sub(r"\W", "_", python), []
+    version, built_for = of_system
+    machine = machine if built_for == "universal2" else built_for
+    major = max(11, int((oldest or version).split(".")[0]))
+    return f"macosx_{major}_0_{machine}", ["-arch", machine, f"-mmacosx-version-min={major}.0"]
+
+
+PLATFORM, FLAGS_OF_PLATFORM = target(
+    sysconfig.get_platform(), platform.machine(), os.environ.get("MACOSX_DEPLOYMENT_TARGET", "")
+)
 LEVELS: dict[str, list[str]] = {"baseline": []}
-if platform.machine().lower() in ("x86_64", "amd64"):
+if PLATFORM.endswith(("_x86_64", "_amd64")):
     LEVELS = {level: [f"-march={level}"] for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4")}
 
 
@@ -49,7 +78,7 @@ def compile_to(library: Path, source: Path, flags: list[str]) -> None:
     Raises:
         RuntimeError: the compiler cannot be run or fails; the message has its words.
     """
-    command = [*compiler(), *FLAGS, *flags, str(source), "-o", str(library)]
+    command = [*compiler(), *FLAGS, *FLAGS_OF_PLATFORM, *flags, str(source), "-o", str(library)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
@@ -118,9 +147,8 @@ class KernelBuildHook(BuildHookInterface[Any]):
             failed = build(place=place)
             build_data["force_include"].update({str(path): f"{INSIDE}/{path.name}" for path in place.iterdir()})
         if failed is None:
-            machine = sysconfig.get_platform().replace("universal2", platform.machine())
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{machine.replace('-', '_').replace('.', '_')}"
+            build_data["tag"] = f"py3-none-{PLATFORM}"
         else:
             self.app.display_warning(f"twolayer is built without its CPU kernel: {failed}")
 

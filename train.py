@@ -1,4 +1,4 @@
-from twolayer.cli import main
+from twolayer.__main__ import main
 
 if __name__ == "__main__":
     main()

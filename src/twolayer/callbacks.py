@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from twolayer.arguments import positive_int
+from twolayer.extras import missing
+
+try:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+except ModuleNotFoundError as error:
+    raise missing(error) from None
+
 from twolayer.training.module import LitTwoLayer
 
 

@@ -1,7 +1,7 @@
 """The packages that come with an extra, and one line for whoever is without."""
 
 EXTRAS = {
-    **dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn"), "train"),
+    **dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn", "numpy"), "train"),
     "polars": "table",
 }
 """By the name of what is imported."""

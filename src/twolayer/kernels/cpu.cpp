@@ -755,7 +755,7 @@ void pass(const Args &a) {
     Network net(a);
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
-    const long tile = std::min({std::max(32L, cached), 112L, std::max(1L, a.m) + MR - 1}) / MR * MR;
+    const long tile = std::min({std::max(32L, cached), 112L, std::max<long>(1, a.m) + MR - 1}) / MR * MR;
     const long threads = a.threads;
     const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
     parallel(wide, [&](long t) { net.pack(t, wide); });
@@ -786,7 +786,7 @@ void pass(const Args &a) {
     const long n_x = a.n_x, n_y = a.n_y;
     parallel(wide, [&](long t) {
         for (long s = t; s < net.slabs; s += wide) {
-            const long h = s * NR, units = std::min(NR, a.n_h - h);
+            const long h = s * NR, units = std::min<long>(NR, a.n_h - h);
             for (long k = 0; k < n_x; k++) reduce(part.dW1 + (s * n_x + k) * NR, units, a.dW1 + h * n_x + k, n_x);
             for (long j = 0; j < n_y; j++) reduce(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h, 1);
             reduce(part.db1 + h, units, a.db1 + h, 1);
