@@ -314,7 +314,7 @@ def test_multilabel_predictions_have_a_class_for_each_label(tmp_path):
 
 
 def test_a_data_module_of_one_s_own_by_its_path(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "of_three_columns.py").write_text(
         "import numpy as np\n"
         "from twolayer.data import TabularDataModule\n"
         "class Mine(TabularDataModule):\n"
@@ -326,7 +326,7 @@ def test_a_data_module_of_one_s_own_by_its_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     command = cli.main(
         [
-            *("fit", "--data=mine.Mine", "--model.hidden_features=3", "--trainer.max_epochs=1"),
+            *("fit", "--data=of_three_columns.Mine", "--model.hidden_features=3", "--trainer.max_epochs=1"),
             *("--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"),
         ]
     )
@@ -338,13 +338,13 @@ def test_a_wrong_option_is_named(capsys):
     with pytest.raises(SystemExit):
         fit("--model.activatoin=tanh")
     assert "activatoin" in capsys.readouterr().err
-    with pytest.raises(
-        ValueError, match="activation must be one of 'sigmoid', 'tanh', 'relu', 'leaky_relu', got 'gelu'"
-    ):
+    with pytest.raises(SystemExit):
         fit("--model.activation=gelu")
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("activation", "'sigmoid', 'tanh', 'relu', 'leaky_relu'", "gelu"))
 
 
 def test_the_console_script_is_the_same_main():
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'twolayer = "twolayer.cli:main"' in text
-    assert "from twolayer.cli import main" in (ROOT / "train.py").read_text()
+    assert 'twolayer = "twolayer.__main__:main"' in text
+    assert "from twolayer.__main__ import main" in (ROOT / "train.py").read_text()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from io import BytesIO
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -74,7 +74,7 @@ class LitTwoLayer(StepsInBlocks):
         activation: ActivationName = "relu",
         init: InitName = "he",
         backward: BackwardName = "manual",
-        class_weight: list[float] | dict[str, float] | str | None = None,
+        class_weight: list[float] | dict[str, float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         standardize: bool = True,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
