@@ -2,7 +2,7 @@
 
 EXTRAS = {
     **dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn", "numpy"), "train"),
-    "polars": "table",
+    **dict.fromkeys(("polars", "pyarrow"), "table"),
 }
 """By the name of what is imported."""
 

@@ -18,6 +18,7 @@ from twolayer.training.checkpoints import read_checkpoint, sealed
 
 PRESET = Path(__file__).parent / "data/table.yaml"
 OF_A_CLASS = re.compile(r"--data(\.class_path)?(=.*)?")
+TABLES = re.compile(r"(twolayer\.data\.)?(Streamed)?Table")
 
 
 def value_of(args: Sequence[str], option: str) -> str | None:
@@ -42,12 +43,20 @@ def with_defaults(args: Sequence[str]) -> list[str]:
     ['--trainer.logger.init_args.name=my', '--data.path', 'folder/my.csv']
     """
     path = value_of(args, "--data.path")
-    if not args or args[0] not in ("fit", "validate", "test") or path is None or any(map(OF_A_CLASS.fullmatch, args)):
+    if not args or args[0] not in ("fit", "validate", "test") or path is None or _other_class(args):
         return list(args)
     name = "table" if path.startswith("[") else re.sub(r"[^\w.-]", "_", Path(path).stem) or "table"
     rate = value_of(args, "--model.optimizer.lr") or value_of(args, "--model.optimizer.init_args.lr")
     peak = [] if rate is None else [f"--model.lr_scheduler.init_args.max_lr={rate}"]  # the schedule sets the rate
     return [args[0], "--config", str(PRESET), f"--trainer.logger.init_args.name={name}", *peak, *args[1:]]
+
+
+def _other_class(args: Sequence[str]) -> bool:
+    """Whether the data are to be something else than a table."""
+    given = value_of(args, "--data") or value_of(args, "--data.class_path")
+    if given is None:
+        return any(map(OF_A_CLASS.fullmatch, args))
+    return TABLES.fullmatch(given) is None
 
 
 def fewer_epochs(data: Any, given: Collection[str], configs: Sequence[Any] | None, most: int | None) -> int | None:

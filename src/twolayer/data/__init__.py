@@ -5,6 +5,7 @@ from twolayer.extras import missing
 try:
     from twolayer.data.bundled import BreastCancer, Diabetes, Digits
     from twolayer.data.planar import Blobs, Circles, Flower, GaussianQuantiles, Moons, flower
+    from twolayer.data.streamed import StreamedTable
     from twolayer.data.table import Table
     from twolayer.data.tabular import TabularDataModule
 except ModuleNotFoundError as error:
@@ -19,6 +20,7 @@ __all__ = [
     "Flower",
     "GaussianQuantiles",
     "Moons",
+    "StreamedTable",
     "Table",
     "TabularDataModule",
     "flower",

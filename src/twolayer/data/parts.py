@@ -1,4 +1,4 @@
-"""Which rows of a table are trained on, validated with and tested on: ``split_rows``."""
+"""Which rows of a table are trained on, validated with and tested on, and with which weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twolayer.tables.values import decimal_mark, numbers, present
+
 SYNONYMS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Parts = dict[str, Tensor]
+
+
+def weights_of(name: str, values: Sequence[Any]) -> list[float]:
+    """The sample weight of each row.
+
+    Raises:
+        ValueError: one is missing, negative or no finite number.
+    """
+    found = numbers(present(values), decimal_mark(values))[0]
+    for value, weight in zip(values, found, strict=True):
+        if not weight >= 0:
+            raise ValueError(f"weight {name!r} must hold finite numbers from 0, got {value!r}")
+    return found
+
+
+def named(values: Sequence[Any], name: str) -> list[str]:
+    """What a column says: ``train``, ``val`` or ``test``.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    found = [SYNONYMS.get(str(value).strip().casefold(), "") for value in values]
+    if "" in found:
+        raise ValueError(f"split {name!r} must hold train, val and test, got {values[found.index('')]!r}")
+    return found
 
 
 def by_column(values: Sequence[Any], name: str) -> Parts:
@@ -19,11 +46,9 @@ def by_column(values: Sequence[Any], name: str) -> Parts:
     >>> {part: rows.tolist() for part, rows in by_column(["train", "test", "train"], "split").items()}
     {'train': [0, 2], 'val': [], 'test': [1]}
     """
-    named = [SYNONYMS.get(str(value).strip().casefold()) for value in values]
-    if None in named:
-        raise ValueError(f"split {name!r} must hold train, val and test, got {values[named.index(None)]!r}")
+    found = named(values, name)
     parts = {
-        part: torch.tensor([i for i, one in enumerate(named) if one == part]).long()
+        part: torch.tensor([i for i, one in enumerate(found) if one == part]).long()
         for part in ("train", "val", "test")
     }
     if not len(parts["train"]):

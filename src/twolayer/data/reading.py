@@ -59,7 +59,7 @@ def read(path: Any, argument: str = "path") -> Frame:
     if isinstance(path, dict) or hasattr(path, "columns"):
         frame = Frame(path)
     else:
-        files = _files(path, argument)
+        files = files_of(path, argument)
         polars = import_polars()
         frames = [_read_file(polars, file, argument) for file in files]
         for file, one in zip(files, frames, strict=True):
@@ -87,7 +87,12 @@ def import_polars() -> Any:
     return polars
 
 
-def _files(path: Any, argument: str) -> list[Path]:
+def files_of(path: Any, argument: str) -> list[Path]:
+    """The files that a path, several of them, or a folder stand for, those of a folder by their names.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: there are none; the message says so in one line.
+    """
     if isinstance(path, str | Path):
         path = [path]
     if not isinstance(path, Sequence) or not path or not all(isinstance(one, str | Path) for one in path):

@@ -16,7 +16,7 @@ from twolayer.data.reading import Frame, read
 from twolayer.data.tabular import TabularDataModule
 from twolayer.tables.encoding import Encoding
 from twolayer.tables.target import TASKS, Target
-from twolayer.tables.values import decimal_mark, numbers, present
+from twolayer.tables.values import present
 
 BATCHES_IN_AN_EPOCH = 32
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
@@ -88,17 +88,22 @@ class Table(TabularDataModule):
         others = {target, weight, split, group, *self.id, *(drop or [])}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
         labels = present(self.frame[target])
-        weights = [1.0] * len(labels) if weight is None else _weights(weight, self.frame[weight])
+        weights = [1.0] * len(labels) if weight is None else parts.weights_of(weight, self.frame[weight])
+        if not any(weights):
+            raise ValueError(f"weight {weight!r} must be above 0 in some row, got 0 in all")
         self.rows = [i for i, value in enumerate(labels) if value is not None and weights[i] > 0]
-        self.target = Target.learn(target, labels, task)
+        self.target = self._learn_target(target, labels, task)
         self.task = self.target.task
         if len(self.rows) < 3:
             raise ValueError(f"path must hold at least 3 rows with a target, got {len(self.rows)}")
         self._encoding: Encoding | None = None
         self._said = False
         if batch_size is None:
-            share = math.ceil(len(self.splits["train"]) / BATCHES_IN_AN_EPOCH)
+            share = math.ceil(self.rows_in["train"] / BATCHES_IN_AN_EPOCH)
             self.batch_size = min(max(share, SMALLEST_BATCH), LARGEST_BATCH)
+
+    def _learn_target(self, name: str, labels: Sequence[Any], task: str | None) -> Target:
+        return Target.learn(name, labels, task)
 
     def _check_names(self, named: dict[str, list[str]]) -> None:
         for argument, columns in named.items():
@@ -122,7 +127,7 @@ class Table(TabularDataModule):
         """Of all rows that have a target, ``(m,)``."""
         if self.weight is None:
             return None
-        return torch.tensor(_weights(self.weight, self._values(self.weight)), dtype=torch.float32)
+        return torch.tensor(parts.weights_of(self.weight, self._values(self.weight)), dtype=torch.float32)
 
     @cached_property
     def splits(self) -> dict[str, Any]:
@@ -135,6 +140,11 @@ class Table(TabularDataModule):
             return parts.by_groups(self._values(self.group), fractions, seeds)
         labels = torch.zeros(len(self.rows)) if self.task == "regression" else self.targets
         return parts.at_random(labels, fractions, seeds)
+
+    @property
+    def rows_in(self) -> dict[str, int]:
+        """How many rows each part has."""
+        return {part: len(rows) for part, rows in self.splits.items()}
 
     @property
     def encoding(self) -> Encoding:
@@ -170,7 +180,12 @@ class Table(TabularDataModule):
     def epochs(self) -> int:
         """How many make about as many steps as the smaller tables take in the preset's hundred."""
         assert self.batch_size is not None
-        return max(FEWEST_EPOCHS, round(STEPS / math.ceil(len(self.splits["train"]) / self.batch_size)))
+        return max(FEWEST_EPOCHS, round(STEPS / math.ceil(self.rows_in["train"] / self.batch_size)))
+
+    @property
+    def left_out(self) -> int:
+        """Rows without a target, or of weight 0."""
+        return len(self.frame) - len(self.rows)
 
     @property
     def class_names(self) -> list[str]:
@@ -192,10 +207,10 @@ class Table(TabularDataModule):
 
     def described(self) -> list[str]:
         """What a run says of its table when it starts."""
-        sizes = ", ".join(f"{len(rows)} {part}" for part, rows in self.splits.items())
-        lines = [f"Table: {len(self.rows)} rows ({sizes}), batches of {self.batch_size}"]
-        if left_out := len(self.frame) - len(self.rows):
-            lines.append(f"{left_out} rows without a target, or of weight 0, are left out")
+        sizes = ", ".join(f"{rows} {part}" for part, rows in self.rows_in.items())
+        lines = [f"Table: {sum(self.rows_in.values())} rows ({sizes}), batches of {self.batch_size}"]
+        if self.left_out:
+            lines.append(f"{self.left_out} rows without a target, or of weight 0, are left out")
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
         lines.append(f"Target {self.target.name}: {self.task}{classes}{more}")
@@ -212,7 +227,7 @@ class Table(TabularDataModule):
     def state_dict(self) -> dict[str, Any]:
         return {
             "data": type(self).__name__,
-            "rows": len(self.rows),
+            "rows": sum(self.rows_in.values()),
             "checksum": float(self.targets.double().sum()),
             "seed": self.seed,
             "member": self.member,
@@ -231,18 +246,3 @@ class Table(TabularDataModule):
             self.__dict__.pop(name, None)
         state.pop("id", None)
         super().load_state_dict(state)
-
-
-def _weights(name: str, values: Sequence[Any]) -> list[float]:
-    """The weight of each row.
-
-    Raises:
-        ValueError: one is missing, negative or no finite number, or none is above zero.
-    """
-    found = numbers(present(values), decimal_mark(values))[0]
-    for value, weight in zip(values, found, strict=True):
-        if not weight >= 0:
-            raise ValueError(f"weight {name!r} must hold finite numbers from 0, got {value!r}")
-    if not any(found):
-        raise ValueError(f"weight {name!r} must be above 0 in some row, got 0 in all")
-    return found

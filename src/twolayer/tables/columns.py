@@ -1,10 +1,14 @@
 """What is learnt of each column of a table: ``Column``."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from twolayer.tables import values as cells
 
@@ -46,11 +50,14 @@ class Column:
         """Numbers that a value becomes before the encoding."""
         return {"numeric": 1, "category": 1, "date": len(cells.DATE_PARTS), "dropped": 0}[self.kind]
 
-    def numbers(self, values: Sequence[Any]) -> list[Any]:
+    def numbers(self, values: Sequence[Any] | Tensor) -> list[Any] | Tensor:
         """Of each value its number, its date's parts or its level's index, then NaN for none.
 
-        The index of a level that is not among :attr:`levels` is their number.
+        The index of a level that is not among :attr:`levels` is their number. Values of a numeric column may come as
+        a tensor.
         """
+        if isinstance(values, Tensor):
+            return torch.where(values.isfinite(), values, math.nan)
         present = cells.present(values)
         if self.kind == "numeric":
             return cells.numbers(present, self.decimal)[0]

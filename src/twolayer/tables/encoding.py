@@ -179,5 +179,5 @@ class Encoding:
 def matrix(columns: Sequence[Column], values: Values) -> Tensor:
     """Numbers and level indices ``(m, slots)``, see :class:`Features`."""
     used = [column for column in columns if column.kind != "dropped"]
-    parts = [torch.tensor(column.numbers(values(column.name)), dtype=torch.float64) for column in used]
+    parts = [torch.as_tensor(column.numbers(values(column.name)), dtype=torch.float64) for column in used]
     return torch.cat([part.reshape(-1, column.slots) for part, column in zip(parts, used, strict=True)], 1)

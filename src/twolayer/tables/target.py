@@ -43,6 +43,9 @@ class Target:
         found = [value for value in cells.present(values) if value is not None]
         if not found:
             raise ValueError(f"target {name!r} must have values, but all {len(values)} are missing")
+        odd = next((value for value in found if isinstance(value, bytes | list | tuple | dict | set)), None)
+        if odd is not None:
+            raise ValueError(f"target {name!r} must hold text or numbers, got a value of type {type(odd).__name__}")
         decimal = cells.decimal_mark(found)
         try:
             numbers = [cells.number(value, decimal) for value in found]

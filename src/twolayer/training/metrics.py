@@ -87,6 +87,12 @@ class Evaluation:
         self._updated = False
         self._said: set[str] = set()
 
+    def in_constant_memory(self) -> None:
+        """For more rows than fit: the AUROC counts predictions that are equal to 0.0006 of a logit as equal."""
+        if self.task == "binary":
+            self._metrics = metrics_for(self.task, 1)
+            self._metrics["auroc"] = BinnedAUROC()
+
     def update(
         self,
         predictions: Tensor,
@@ -210,6 +216,33 @@ class AUROCOfLabels(MultilabelAUROC):
     def compute(self) -> Tensor:  # type: ignore[override]
         columns: Any = zip(dim_zero_cat(self.preds).T, dim_zero_cat(self.target).T, strict=True)
         return torch.stack([_auroc(preds, target) for preds, target in columns]).nanmean()
+
+
+class BinnedAUROC(Metric):
+    """The area under the ROC curve by counts of rows in narrow bins of the logit, whatever the number of rows.
+
+    >>> auroc = BinnedAUROC()
+    >>> round(auroc(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1])).item(), 3)
+    0.875
+    """
+
+    BINS, LARGEST = 65_536, 20.0
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(2, self.BINS, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        logits = preds.to(WIDE).logit().clamp(-self.LARGEST, self.LARGEST)
+        bins = ((logits / self.LARGEST + 1) / 2 * (self.BINS - 1)).round().long()
+        counts = torch.bincount(target.long() * self.BINS + bins, minlength=2 * self.BINS)
+        self.counts = self.counts + counts.reshape(2, -1)
+
+    def compute(self) -> Tensor:
+        negative, positive = self.counts.to(WIDE)
+        below = negative.cumsum(0) - negative / 2
+        return ((positive * below).sum() / (positive.sum() * negative.sum())).float()
 
 
 def _auroc(preds: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sea
 from twolayer.training.finite import of_a_batch
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
-from twolayer.training.steps import StepsInBlocks, total_steps
+from twolayer.training.steps import StepsInBlocks
 from twolayer.training.weights import class_weights
 
 Batch = tuple[Tensor, ...]
@@ -159,6 +159,9 @@ class LitTwoLayer(StepsInBlocks):
         super().setup(stage)
         use_local_files(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "streams", False):
+            for evaluation in self._evaluations.values():
+                evaluation.in_constant_memory()
         if stage != "fit":
             return
         self.first_cost = None
@@ -195,7 +198,7 @@ class LitTwoLayer(StepsInBlocks):
         except ValueError:
             if _class_of(self.lr_scheduler) is not OneCycleLR:
                 raise
-        steps: Any = total_steps(self.trainer)
+        steps: Any = self.total_steps()
         if steps == math.inf:
             raise ValueError("OneCycleLR must have total_steps where neither max_epochs nor max_steps ends the fit")
         return optimizer, self.lr_scheduler(optimizer, total_steps=steps)  # type: ignore[call-arg]

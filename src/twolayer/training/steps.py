@@ -71,6 +71,7 @@ class StepsInBlocks(L.LightningModule):
         self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
         self.first_cost: Tensor | None = None
         self._tuner: str | None = None
+        self._counting = False
         self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
 
     def batch_loss(self, batch: Any) -> Tensor:
@@ -94,7 +95,7 @@ class StepsInBlocks(L.LightningModule):
         Args:
             steps: batches in an epoch.
         """
-        if self.steps_per_call is None:
+        if self.steps_per_call is None or self._counting:
             return None
         if reason := self._why_not():
             rank_zero_info(f"steps_per_call: None, since {reason} (configured: {self.steps_per_call})")
@@ -104,6 +105,22 @@ class StepsInBlocks(L.LightningModule):
         if size < self.steps_per_call:
             rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
         return size
+
+    def total_steps(self) -> int | float:
+        """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
+        trainer = self.trainer
+        self._counting = True  # the rows are asked for, and thrown away: whether they come in blocks is told later
+        try:
+            steps = trainer.estimated_stepping_batches
+        finally:
+            self._counting = False
+        loader = self._loader()
+        if loader is not None and loader.steps_per_call is not None and trainer.max_epochs not in (None, -1):
+            steps = loader.steps * trainer.max_epochs  # Lightning counted blocks
+            if trainer.max_steps != -1:
+                steps = min(steps, trainer.max_steps)
+        trainer.fit_loop._combined_loader = None  # the one to come takes its place from the checkpoint
+        return steps
 
     def setup(self, stage: str) -> None:
         self._tuner = tuner_of(self.trainer)
@@ -290,15 +307,3 @@ def say_where_it_is(state: dict[str, Any], trainer: L.Trainer, served: int | Non
         for count, more in ((current, served - current["ready"]), (batches["total"], uncounted)):
             for name in count:
                 count[name] += more
-
-
-def total_steps(trainer: L.Trainer) -> int | float:
-    """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
-    steps = trainer.estimated_stepping_batches
-    loader = trainer.train_dataloader
-    if isinstance(loader, TensorLoader) and loader.steps_per_call is not None and trainer.max_epochs not in (None, -1):
-        steps = loader.steps * trainer.max_epochs  # Lightning counted blocks
-        if trainer.max_steps != -1:
-            steps = min(steps, trainer.max_steps)
-    trainer.fit_loop._combined_loader = None  # made for that; the one to come takes its place from the checkpoint
-    return steps
