@@ -19,7 +19,7 @@ from memory import resident
 from twolayer.data import StreamedTable
 from twolayer.training import LitTwoLayer
 
-LIMIT, TIMES = 256, (1, 8)
+LIMIT, TIMES = 512, (1, 8)
 """Megabytes, and how many times as many the folders hold."""
 COLUMNS = 20
 GROUP, FILE = 50_000, 500_000
