@@ -8,12 +8,12 @@ from torch import Tensor
 
 from twolayer.arguments import one_of, positive_int
 from twolayer.equations import Parameters
-from twolayer.kernels import choice, gpu
+from twolayer.kernels import choice, cpu, gpu, memory
 from twolayer.names import DescentName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.tasks import Examples, Objective
 
-KERNELS = ("steps", "triton_descent")
+KERNELS = ("steps", "cpu_descent", "triton_descent")
 
 Callback = Callable[[int, Tensor, dict[str, Tensor]], None]
 
@@ -41,8 +41,9 @@ def gradient_descent(
         sample_weight: ``(m,)``.
         callback: called as ``callback(iteration, cost, gradients)`` before each update, with ``gradients`` by name.
         progress: show a progress bar with the cost (needs rich).
-        kernel: ``"triton_descent"`` for one launch of all iterations, on a GPU and where there is little to compute;
-            ``"steps"`` for a pass and an update each; None for the first if it can run and the network asks for no
+        kernel: ``"cpu_descent"`` for all iterations in the compiled kernel for the CPU, in float32;
+            ``"triton_descent"`` for one launch of them, on a GPU and where there is little to compute; ``"steps"`` for
+            a pass and an update each; None for the first that can run, and ``"steps"`` where the network asks for a
             ``kernel`` or ``chunk_size``. :func:`descent_kernel_for` says which one that is.
 
     Returns:
@@ -70,13 +71,13 @@ def gradient_descent(
         raise ValueError(
             f"net must hold its weights itself, got {sorted(others)}, which they follow from: use backward='autograd'"
         )
-    if net.W1.is_cuda and net.backward != "autograd":
+    if net.backward != "autograd":
         net.loss_and_grads(X, Y, sample_weight=sample_weight)  # raises what is to be raised
     by = descent_kernel_for(net, X, Y, callback=callback, kernel=kernel)
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)
     with _progress_bar(iterations) if progress else nullcontext() as show:
         if by != "steps":
-            _in_few_launches(net, X, Y, costs, learning_rate, sample_weight, show)
+            _in_few_calls(by, _values(net, X, Y, sample_weight), costs, learning_rate, show)
             return costs
         for i in range(iterations):
             J, grads = gradients(net, X, Y, sample_weight=sample_weight)
@@ -94,37 +95,37 @@ def gradient_descent(
 def descent_kernel_for(
     net: TwoLayerNet, X: Tensor, Y: Tensor, *, callback: Callback | None = None, kernel: DescentName | None = None
 ) -> str:
-    """What :func:`gradient_descent` takes with these arguments: ``"triton_descent"`` or ``"steps"``.
+    """What :func:`gradient_descent` takes with these arguments: one of its kernels.
 
     Raises:
         ValueError: there is no such ``kernel``.
         RuntimeError: it cannot run here, or not on these arguments; the message says why.
 
-    >>> descent_kernel_for(TwoLayerNet(2, 4, 1), torch.ones(5, 2), torch.ones(5))
+    >>> descent_kernel_for(TwoLayerNet(2, 4, 1), torch.ones(5, 2), torch.ones(5), callback=lambda i, J, grads: None)
     'steps'
     """
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
     if kernel == "steps" or (kernel is None and (net.kernel, net.chunk_size) != (None, None)):
         return "steps"
-    reason = _why_no_kernel(net, X, Y, callback)
+    candidate = kernel or ("triton_descent" if net.W1.is_cuda else "cpu_descent")
+    reason = _why_not(candidate, net, X, Y, callback)
     if kernel is not None and reason is not None:
         raise RuntimeError(f"kernel {kernel!r} cannot run: {reason}")
-    return "triton_descent" if reason is None else "steps"
+    return candidate if reason is None else "steps"
 
 
-def _why_no_kernel(net: TwoLayerNet, X: Tensor, Y: Tensor, callback: Callback | None) -> str | None:
+def _why_not(kernel: str, net: TwoLayerNet, X: Tensor, Y: Tensor, callback: Callback | None) -> str | None:
     if net.backward == "autograd":
         return "it goes by the notes' equations, and mode 'autograd' by PyTorch"
     if callback is not None:
         return "it goes through all iterations by itself, and callback waits for each"
     trainable = net.trainable()
-    if len(trainable) < 4 or not all(V.is_contiguous() for V in trainable.values()):
+    if len(trainable) < 4 or not all(V.is_contiguous() and not V.is_neg() for V in trainable.values()):
         return "it changes all four parameters, contiguous ones"
     if isinstance(X, Tensor) and X.ndim != 2:
         return f"it reads X of shape (m, n_x), not {tuple(X.shape)}"
-    examples, parameters, objective = _values(net, X, Y)
-    return choice.why_not("triton_descent", examples, parameters, objective)
+    return choice.why_not("cpu" if kernel == "cpu_descent" else kernel, *_values(net, X, Y))
 
 
 def _values(
@@ -138,19 +139,19 @@ def _values(
     )
 
 
-def _in_few_launches(
-    net: TwoLayerNet,
-    X: Tensor,
-    Y: Tensor,
+def _in_few_calls(
+    kernel: str,
+    values: tuple[Examples, Parameters, Objective],
     costs: Tensor,
     learning_rate: float,
-    sample_weight: Tensor | None,
     show: Callable[[int, Tensor], None] | None,
 ) -> None:
     """All iterations at once, or as many as the progress bar waits for."""
-    values = _values(net, X, Y, sample_weight)
+    by = cpu if kernel == "cpu_descent" else gpu.module("triton_descent")
+    if by is cpu:
+        values = (*memory.readable(*values[:2]), values[2])
     for part in costs.split(len(costs) if show is None else max(1, len(costs) // 200)):
-        gpu.module("triton_descent").gradient_descent(*values, learning_rate=learning_rate, costs=part)
+        by.gradient_descent(*values, learning_rate=learning_rate, costs=part)
         if show is not None:
             show(part.storage_offset(), part[0])
     if show is not None:

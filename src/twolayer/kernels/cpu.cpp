@@ -450,12 +450,24 @@ struct Part {
             for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
             panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
-            for (long i = 0; i < n * NR; i += VL) at(A + i) = activation<g>(at(A + i), net.slope); // A1 = g(Z1)
-            for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
-                for (long h = units; h < NR; h++) A[r * NR + h] = 0;
+            each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A); // A1 = g(Z1)
             to_outputs(n, s, A, net.of);
         }
         outputs(n, a.b2, Z2.get()); // Z2 = A1 W2ᵀ + b2
+    }
+
+    // of(i) in the i-th place of a slab, and zero where there is no unit.
+    template <class Of> static void each_unit(long n, long units, Of of, float *to) {
+        if (units == NR) {
+            for (long i = 0; i < n * NR; i += VL) at(to + i) = of(i);
+            return;
+        }
+        ivec is_unit[2]; // bits
+        for (long h = 0; h < NR; h++) is_unit[h / VL][h % VL] = h < units ? -1 : 0;
+        for (long i = 0; i < n * NR; i += NR) {
+            at(to + i) = from_bits(bits(of(i)) & is_unit[0]);
+            at(to + i + VL) = units > VL ? from_bits(bits(of(i + VL)) & is_unit[1]) : vec{};
+        }
     }
 
     // The share of a slab of hidden units in the outputs: Zsum += A W2ᵀ.
@@ -491,9 +503,7 @@ struct Part {
             for (long r = 0; r < n; r++) at(RZ + r * NR) = at(b), at(RZ + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
             panel(n, units, net.n_x, X, X_stride, 1, &net.t.W1[s * net.n_x * NR], NR, RZ); // RZ1 = X tW1ᵀ + tb1
-            for (long i = 0; i < n * NR; i += VL) at(RA + i) = at(RZ + i) * prime<g>(at(A + i), net.slope);
-            for (long r = 0; units < NR && r < n; r++) // what is no unit stays out of it
-                for (long h = units; h < NR; h++) RA[r * NR + h] = 0;
+            each_unit(n, units, [&](long i) { return at(RZ + i) * prime<g>(at(A + i), net.slope); }, RA);
             to_outputs(n, s, RA, net.of);
             to_outputs(n, s, A, net.t);
         }
@@ -796,16 +806,39 @@ void pass(const Args &a) {
     if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
 }
 
-} // namespace
+// Gradient descent: the costs before each of the updates by rate times the gradients, of the parameters themselves.
+void descent(const Args &a, long iterations, double rate, float *costs) {
+    const long sizes[] = {a.n_h * a.n_x, a.n_h, a.n_y * a.n_h, a.n_y};
+    const float *const parameters[] = {a.W1, a.b1, a.W2, a.b2}, *const gradients[] = {a.dW1, a.db1, a.dW2, a.db2};
+    for (long t = 0; t < iterations; t++) {
+        pass(a);
+        costs[t] = *a.cost;
+        for (int p = 0; p < 4; p++) {
+            float *V = const_cast<float *>(parameters[p]); // the caller's to change
+            for (long i = 0; i < sizes[p]; i++) V[i] -= static_cast<float>(rate) * gradients[p][i];
+        }
+    }
+}
 
-// What it refuses, of enum Refused; then what stands in the results means nothing.
-extern "C" int twolayer_pass(const void *args) {
+template <class Run> int answered(Run run) {
     try {
-        pass(*static_cast<const Args *>(args));
+        run();
         return NOTHING;
     } catch (const Refusal &refusal) {
         return refusal.reason;
     } catch (...) { // no memory, no thread
         return NO_MEMORY;
     }
+}
+
+} // namespace
+
+// What it refuses, of enum Refused; then what stands in the results means nothing.
+extern "C" int twolayer_pass(const void *args) {
+    return answered([&] { pass(*static_cast<const Args *>(args)); });
+}
+
+// Likewise; the parameters are what they were, unless there is no memory for a later iteration.
+extern "C" int twolayer_descent(const void *args, int64_t iterations, double rate, float *costs) {
+    return answered([&] { descent(*static_cast<const Args *>(args), iterations, rate, costs); });
 }

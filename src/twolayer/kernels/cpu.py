@@ -1,8 +1,10 @@
 """The pass as one program for the CPU: ``cpu.cpp``, compiled when the package is built, see
 :mod:`~twolayer.kernels.library`."""
 
+import ctypes
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,8 @@ REFUSED = {
 ARGUMENTS = struct.Struct("=21q15q2d")
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
+IN_A_CALL = 2_000_000_000
+"""The same, of the iterations of a descent in one call."""
 NONE = (0,)
 """The address of what there is not."""
 
@@ -134,6 +138,20 @@ def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) 
     return dX, grads
 
 
+def gradient_descent(
+    examples: Examples, parameters: Parameters, objective: Objective, *, learning_rate: float, costs: Tensor
+) -> None:
+    """``len(costs)`` iterations, in place, with the cost before each; see :func:`loss_and_grads`.
+
+    In calls of a fraction of a second, between which an interrupt comes through.
+    """
+    fields, work, _ = _prepared(GRADIENTS, examples, parameters, objective)
+    for part in costs.split(max(1, IN_A_CALL // work)):
+        more = (ctypes.c_int64(len(part)), ctypes.c_double(learning_rate), ctypes.c_void_p(part.data_ptr()))
+        _run(fields, work, objective.label_smoothing, "twolayer_descent", *more)
+    torch.autograd.graph.increment_version(parameters)
+
+
 def _gradients(
     which: int,
     examples: Examples,
@@ -142,6 +160,20 @@ def _gradients(
     others: tuple[int, ...] = NONE * 7,
     input_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None, Parameters]:
+    fields, work, (J, dX, grads, _) = _prepared(which, examples, parameters, objective, others, input_gradient)
+    _run(fields, work, objective.label_smoothing)
+    return J, dX, grads
+
+
+def _prepared(
+    which: int,
+    examples: Examples,
+    parameters: Parameters,
+    objective: Objective,
+    others: tuple[int, ...] = NONE * 7,
+    input_gradient: bool = False,
+) -> tuple[tuple[int, ...], int, tuple[Tensor, Tensor | None, Parameters, Any]]:
+    """What the kernel is told, but for the threads; the work; and what it writes to, and has to live until then."""
     X, Y, sample_weight, class_weight = examples
     W1, b1, W2, b2 = _contiguous(parameters)
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
@@ -150,7 +182,7 @@ def _gradients(
     empty = torch.empty_like
     J, dX = X.new_empty(()), X.new_empty(m, n_x) if input_gradient else None
     dW1, db1, dW2, db2 = empty(W1), empty(b1), empty(W2), empty(b2)
-    _run(
+    return (
         (
             X.data_ptr(),
             W1.data_ptr(),
@@ -183,21 +215,23 @@ def _gradients(
             objective.reduction == "mean",
         ),
         m * n_h * (4 * n_x + 6 * n_y + 40),  # 40 for the activation
-        objective.label_smoothing,
+        (J, dX, Parameters(dW1, db1, dW2, db2), (W1, b1, W2, b2, class_weight)),
     )
-    return J, dX, Parameters(dW1, db1, dW2, db2)
 
 
 def _contiguous(parameters: Parameters) -> Iterator[Tensor]:
     return (V if V.is_contiguous() else V.contiguous() for V in parameters)
 
 
-def _run(fields: tuple[int, ...], work: int, label_smoothing: float) -> None:
+def _run(
+    fields: tuple[int, ...], work: int, label_smoothing: float, function: str = "twolayer_pass", *more: Any
+) -> None:
     """Raises MemoryError or ValueError as :func:`loss_and_grads` says."""
     kernel = load()
     assert isinstance(kernel, Kernel), kernel
     threads = 1 if work < 2 * WORTH_A_THREAD else min(torch.get_num_threads(), work // WORTH_A_THREAD)
-    failed = kernel.library.twolayer_pass(ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE))
+    run = getattr(kernel.library, function)
+    failed = run(ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE), *more)
     if failed == NO_MEMORY:
         raise MemoryError("the CPU kernel got no memory")
     if failed:
