@@ -4,8 +4,12 @@ import pytest
 import torch
 from problems import PARAMETERS, TRUE_LOSSES, assert_equal, problem
 
-from twolayer import gradient_descent
+from twolayer import TwoLayerNet, gradient_descent
+from twolayer.activations import ACTIVATIONS
+from twolayer.descent import descent_kernel_for
 from twolayer.functional import BACKWARDS
+from twolayer.kernels import cpu
+from twolayer.kernels.library import load
 from twolayer.tasks import TASKS
 
 backwards = pytest.mark.parametrize("backward", BACKWARDS)
@@ -195,3 +199,110 @@ def test_weights_that_follow_from_others_are_refused_or_trained():
         else:
             with pytest.raises(ValueError, match=r"net must hold its weights itself, got \['parametrizations.W1"):
                 gradient_descent(net, p.X, p.Y)
+
+
+# All iterations in the compiled kernel for the CPU.
+
+needs_kernel = pytest.mark.skipif(isinstance(load(), str), reason=f"needs the CPU kernel: {load()}")
+
+
+@needs_kernel
+@pytest.mark.parametrize("backward", ["manual", "streamed"])
+@tasks
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_kernel_descends_as_sgd_in_float64(activation, task, backward):
+    p = problem(activation, task)
+    weights = torch.linspace(0, 2, len(p.X), dtype=p.X.dtype)
+    net = p.net(backward=backward).float()
+    X, Y = p.X.float(), p.Y.float() if p.Y.is_floating_point() else p.Y
+    assert descent_kernel_for(net, X, Y) == "cpu_descent"
+    costs = gradient_descent(net, X, Y, learning_rate=0.1, iterations=20, sample_weight=weights.float())
+    true_costs, _, layers = by_hand(p, 0.1, 20, weights)
+    # Twenty steps of float32, whose unit roundoff is 6e-8, over sums of some ten terms.
+    assert_equal([costs, *net.parameters()], [true_costs, *layers.parameters()], 2e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 4, 1), (400, 2, 4, 1), (57, 31, 33, 5), (5000, 7, 17, 3)])
+def test_the_kernel_descends_as_step_by_step(shape):
+    m, n_x, n_h, n_y = shape
+    torch.manual_seed(1)
+    nets = [TwoLayerNet(n_x, n_h, n_y, activation="tanh", task="regression", init="xavier") for _ in range(3)]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    X, Y = torch.randn(m, n_x), torch.randn(m, n_y)
+    found, steps, shown = (
+        gradient_descent(net, X, Y, learning_rate=0.05, iterations=101, **options)
+        for net, options in zip(nets, ({"kernel": "cpu_descent"}, {"kernel": "steps"}, {"progress": True}), strict=True)
+    )
+    # An update may be rounded once, as a multiplication and addition in one, in place of twice: 6e-8 a step.
+    assert_equal([found, *nets[0].parameters()], [steps, *nets[1].parameters()], 101 * 2 * 6e-8)
+    assert torch.equal(found, shown)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[2].parameters(), strict=True))
+
+
+@needs_kernel
+def test_autograd_knows_that_the_kernel_changed_the_parameters():
+    net, X, Y = TwoLayerNet(2, 4, 1), torch.randn(9, 2), torch.ones(9)
+    J = net.loss(X, Y)
+    gradient_descent(net, X, Y, iterations=2, kernel="cpu_descent")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        J.backward()
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("reason", "change", "options"),
+    [
+        ("callback waits for each", {}, {"callback": lambda *_: None}),
+        ("mode 'autograd' by PyTorch", {"backward": "autograd"}, {}),
+        ("all four parameters", {"freeze": "b1"}, {}),
+        ("float32", {"dtype": torch.float64}, {}),
+        ("all four parameters, contiguous", {"transpose": True}, {}),
+    ],
+)
+def test_the_kernel_says_why_it_does_not_descend_and_steps_do(reason, change, options):
+    dtype = change.get("dtype", torch.float32)
+    net = TwoLayerNet(3, 4, 1, backward=change.get("backward", "manual"), dtype=dtype)
+    if "freeze" in change:
+        getattr(net, change["freeze"]).requires_grad_(False)
+    if "transpose" in change:
+        net.W1 = torch.nn.Parameter(net.W1.detach().T.contiguous().T)
+    X, Y = torch.randn(9, 3, dtype=dtype), torch.ones(9, dtype=dtype)
+    before = net.W2.clone()
+    with pytest.raises(RuntimeError, match=f"kernel 'cpu_descent' cannot run: .*{reason}"):
+        gradient_descent(net, X, Y, iterations=3, kernel="cpu_descent", **options)
+    assert torch.equal(net.W2, before)
+    assert descent_kernel_for(net, X, Y, **options) == "steps"
+    gradient_descent(net, X, Y, iterations=3, **options)
+    assert not torch.equal(net.W2, before)
+
+
+@needs_kernel
+def test_a_network_that_asks_for_a_kernel_steps_with_it():
+    X, Y = torch.randn(9, 3), torch.ones(9)
+    assert descent_kernel_for(TwoLayerNet(3, 4, 1, kernel="torch"), X, Y) == "steps"
+    assert descent_kernel_for(TwoLayerNet(3, 4, 1, chunk_size=4), X, Y) == "steps"
+
+
+@needs_kernel
+def test_an_interrupt_comes_between_calls(monkeypatch):
+    """A long descent is several calls; Python looks for signals between two of them."""
+    calls = []
+    original = cpu._run
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(*args)
+
+    monkeypatch.setattr(cpu, "_run", interrupted)
+    monkeypatch.setattr(cpu, "IN_A_CALL", 100_000)
+    net = TwoLayerNet(3, 40, 1)
+    before, version = net.W1.clone(), net.W1._version
+    X, Y = torch.randn(90, 3), torch.ones(90)
+    with pytest.raises(KeyboardInterrupt):
+        gradient_descent(net, X, Y, iterations=1000, kernel="cpu_descent")
+    assert not torch.equal(net.W1, before)
+    assert net.W1._version > version

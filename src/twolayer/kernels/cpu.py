@@ -146,10 +146,10 @@ def gradient_descent(
     In calls of a fraction of a second, between which an interrupt comes through.
     """
     fields, work, _ = _prepared(GRADIENTS, examples, parameters, objective)
+    torch.autograd.graph.increment_version(parameters)
     for part in costs.split(max(1, IN_A_CALL // work)):
         more = (ctypes.c_int64(len(part)), ctypes.c_double(learning_rate), ctypes.c_void_p(part.data_ptr()))
         _run(fields, work, objective.label_smoothing, "twolayer_descent", *more)
-    torch.autograd.graph.increment_version(parameters)
 
 
 def _gradients(
