@@ -439,6 +439,19 @@ def validations(checkpoint):
         return [(row["step"], row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
 
 
+def test_a_signal_while_the_process_ends_is_ignored():
+    program = """
+import atexit, os, signal
+from twolayer.training.signals import Signals
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+with Signals(["twolayer"], to_the_end=True):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
 def test_a_signal_ends_a_process_at_whatever_moment(trials, reached):
     rng, good, number = random.Random(5), 0, trials(2, 12)
     for trial in range(number):

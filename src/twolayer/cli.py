@@ -331,7 +331,7 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the rows are in memory
     warnings.filterwarnings("ignore", message=".*overriding `LightningModule.optimizer_")  # only for blocks
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
-    with Signals(command(args)) as signals:
+    with Signals(command(args), to_the_end=args is None) as signals:
         given = sys.argv[1:] if args is None else args
         if table_commands.predicts_a_table(given):
             table_commands.predict(given[1:])

@@ -22,10 +22,12 @@ class Signals:
 
     Args:
         command: what the process was started with; the line says with which command it goes on.
+        to_the_end: whether the process ends once this is left. After a signal, another one may come until then.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], to_the_end: bool = False) -> None:
         self.command = list(command)
+        self.to_the_end = to_the_end
         self.received: int | None = None
         self.training = False
         self.checkpoint: str | None = None
@@ -40,7 +42,8 @@ class Signals:
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            ignored = self.to_the_end and self.received is not None
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
 
     def listen(self) -> None:
         """Takes the signals, which Lightning takes as well when a fit begins."""
