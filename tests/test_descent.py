@@ -8,7 +8,7 @@ from twolayer import TwoLayerNet, gradient_descent
 from twolayer.activations import ACTIVATIONS
 from twolayer.descent import descent_kernel_for
 from twolayer.functional import BACKWARDS
-from twolayer.kernels import cpu
+from twolayer.kernels import cpu, cpu_steps
 from twolayer.kernels.library import load
 from twolayer.tasks import TASKS
 
@@ -289,16 +289,16 @@ def test_a_network_that_asks_for_a_kernel_steps_with_it():
 def test_an_interrupt_comes_between_calls(monkeypatch):
     """A long descent is several calls; Python looks for signals between two of them."""
     calls = []
-    original = cpu._run
+    original = cpu.call
 
     def interrupted(*args):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        original(*args)
+        return original(*args)
 
-    monkeypatch.setattr(cpu, "_run", interrupted)
-    monkeypatch.setattr(cpu, "IN_A_CALL", 100_000)
+    monkeypatch.setattr(cpu, "call", interrupted)
+    monkeypatch.setattr(cpu_steps, "IN_A_CALL", 100_000)
     net = TwoLayerNet(3, 40, 1)
     before, version = net.W1.clone(), net.W1._version
     X, Y = torch.randn(90, 3), torch.ones(90)
@@ -306,3 +306,15 @@ def test_an_interrupt_comes_between_calls(monkeypatch):
         gradient_descent(net, X, Y, iterations=1000, kernel="cpu_descent")
     assert not torch.equal(net.W1, before)
     assert net.W1._version > version
+
+
+def test_where_no_library_was_built_it_descends_by_steps(monkeypatch):
+    monkeypatch.setattr(cpu, "load", lambda: "none was built in a folder")
+    net, X, Y = TwoLayerNet(3, 4, 1), torch.randn(9, 3), torch.ones(9)
+    assert descent_kernel_for(net, X, Y) == "steps"
+    before = net.W2.clone()
+    with pytest.raises(RuntimeError, match="kernel 'cpu_descent' cannot run: none was built"):
+        gradient_descent(net, X, Y, iterations=3, kernel="cpu_descent")
+    assert torch.equal(net.W2, before)
+    costs = gradient_descent(net, X, Y, iterations=3)
+    assert costs[2] < costs[0]

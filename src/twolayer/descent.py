@@ -8,7 +8,7 @@ from torch import Tensor
 
 from twolayer.arguments import one_of, positive_int
 from twolayer.equations import Parameters
-from twolayer.kernels import choice, cpu, gpu, memory
+from twolayer.kernels import choice, cpu_steps, gpu, memory
 from twolayer.names import DescentName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.tasks import Examples, Objective
@@ -147,8 +147,8 @@ def _in_few_calls(
     show: Callable[[int, Tensor], None] | None,
 ) -> None:
     """All iterations at once, or as many as the progress bar waits for."""
-    by = cpu if kernel == "cpu_descent" else gpu.module("triton_descent")
-    if by is cpu:
+    by = cpu_steps if kernel == "cpu_descent" else gpu.module("triton_descent")
+    if by is cpu_steps:
         values = (*memory.readable(*values[:2]), values[2])
     for part in costs.split(len(costs) if show is None else max(1, len(costs) // 200)):
         by.gradient_descent(*values, learning_rate=learning_rate, costs=part)

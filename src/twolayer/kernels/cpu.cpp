@@ -1,12 +1,14 @@
 // Cost and every gradient of a two-layer network, in one pass over the examples, for one thread or several; and parts
 // of that pass: the logits alone, the gradients alone, from what comes back to the logits. And what it is half of: the
-// norm of each example's own gradient, and the Hessian's product with a direction.
+// norm of each example's own gradient, the Hessian's product with a direction, and an optimizer's steps.
 //
 // The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
 // NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
 // is then a product of a few rows with a slab, `panel` below, and all four matrix products are calls of it.
 // Sums are formed in float over at most SPAN rows, beyond that in double. So that neither the weights' scale nor that
 // of the errors matters, float sums are in units of a power of two that is near the greatest of the errors.
+#include "cpu_optimizers.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -53,7 +55,7 @@ enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING, TASKS }; // PAI
 // each example's own gradient. PRODUCT is how the gradients change along tW1, tb1, tW2, tb2, in their place.
 enum Pass { GRADIENTS, FORWARD, BACKWARD, NORMS, PRODUCT, PASSES };
 enum Dtype { FLOAT32, FLOAT64, BOOL, UINT8, INT8, INT16, INT32, INT64, UINT16, UINT32, UINT64, DTYPES };
-enum Refused { NOTHING, NO_MEMORY, UNKNOWN, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT }; // what comes back to Python
+enum Refused { NOTHING, NO_MEMORY, UNKNOWN, TARGETS, SAMPLE_WEIGHT, CLASS_WEIGHT, ROWS }; // what comes back to Python
 
 // Filled in by cpu.py, field by field in this order, each of 8 bytes.
 struct Args {
@@ -65,6 +67,9 @@ struct Args {
     float *Z2, *A1;                    // of FORWARD and BACKWARD; A1 or null
     float *norms;                      // of NORMS
     const float *tW1, *tb1, *tW2, *tb2; // of PRODUCT
+    const int64_t *rows;                // the examples, by their places in X, Y and sample_weight; null for all
+    const float *X_mean, *X_std;        // X is (x − mean) / std, or null
+    const float *Y_mean, *Y_std;        // likewise
     int64_t m, n_x, n_h, n_y, X_stride, Y_stride, weight_stride;
     int64_t pass, activation, task, Y_dtype, weight_dtype, Y_is_dense, mean, threads;
     double label_smoothing, leaky_slope;
@@ -81,11 +86,15 @@ inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
 inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
-inline float sum(vec x) {
-    for (long half = VL / 2; half; half /= 2)
-        for (long i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+template <long N> inline float sum(const float *x) { // one half plus the other, again and again
+    if constexpr (N == 1) return *x;
+    else {
+        typedef float half __attribute__((vector_size(2 * N), may_alias));
+        half y = *reinterpret_cast<const half *>(x) + *reinterpret_cast<const half *>(x + N / 2);
+        return sum<N / 2>(reinterpret_cast<const float *>(&y));
+    }
 }
+inline float sum(vec x) { return sum<VL>(reinterpret_cast<const float *>(&x)); }
 
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
 struct Reduced {
@@ -269,7 +278,7 @@ struct Packed {
 // Sizes, and the parameters as the products want them.
 struct Network {
     const Args &a;
-    const long m = a.m, n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
+    const long n_x = a.n_x, n_h = a.n_h, n_y = a.n_y;
     const long H = padded(n_h), slabs = H / NR, N = padded(n_y), ldz = n_y < FEW ? n_y : N, xs = padded(n_x) / NR;
     const long parameters = H * (n_x + 1 + n_y) + n_y;
     const float slope = static_cast<float>(a.leaky_slope);
@@ -370,10 +379,18 @@ struct Part {
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
     // Rows a power of two apart would share few sets of the cache.
-    Array<float> Xcopy{a.X_stride % 256 ? nullptr : room<float>(R * (net.n_x + VL)).release()};
+    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0;
+    const long X_room = net.n_x + VL;
+    Array<float> Xcopy = room<float>(gathers ? R * X_room : 0);
     Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
 
     Part(const Network &network, long rows) : net(network), R(rows) {}
+
+    void reset() { // to what it was when it was made
+        cost = weight = unit = 0, some = false;
+        units.clear(), totals.reset();
+        std::fill_n(sums.get(), summing ? net.parameters : 0, 0.0f);
+    }
 
     void rows(long first, long last) {
         for (long span = first; span < last; span += SPAN) {
@@ -398,10 +415,7 @@ struct Part {
     template <int g> void tile(long first, long n) {
         const float *X = a.X + first * a.X_stride;
         long X_stride = a.X_stride;
-        if (Xcopy) {
-            for (long r = 0; r < n; r++) std::memcpy(&Xcopy[r * (net.n_x + VL)], X + r * X_stride, net.n_x * 4);
-            X = Xcopy.get(), X_stride = net.n_x + VL;
-        }
+        if (gathers) gather(first, n), X = Xcopy.get(), X_stride = X_room;
         if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long k) { slab[k] = row[k]; });
         else forward<g>(n, X, X_stride);
         switch (a.pass) {
@@ -420,6 +434,19 @@ struct Part {
         default:
             output(first, n); // Z2 becomes dZ2
             return backward<g>(first, n, X, X_stride);
+        }
+    }
+
+    long row(long r) const { return a.rows ? a.rows[r] : r; } // the place of the r-th example
+
+    // The tile's rows of X side by side, standardised.
+    void gather(long first, long n) {
+        for (long r = 0; r < n; r++) {
+            const float *x = a.X + row(first + r) * a.X_stride;
+            float *to = &Xcopy[r * X_room];
+            if (a.X_std)
+                for (long k = 0; k < net.n_x; k++) to[k] = (x[k] - a.X_mean[k]) / a.X_std[k];
+            else std::memcpy(to, x, net.n_x * 4);
         }
     }
 
@@ -462,7 +489,7 @@ struct Part {
             for (long i = 0; i < n * NR; i += VL) at(to + i) = of(i);
             return;
         }
-        ivec is_unit[2]; // bits
+        ivec is_unit[2]{}; // bits
         for (long h = 0; h < NR; h++) is_unit[h / VL][h % VL] = h < units ? -1 : 0;
         for (long i = 0; i < n * NR; i += NR) {
             at(to + i) = from_bits(bits(of(i)) & is_unit[0]);
@@ -514,8 +541,7 @@ struct Part {
     template <int g> void product(long n, const float *X, long X_stride) {
         const FlushToZero flush;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < n_y; j++) db2[j] += RZ2[r * ldz + j]; // hb2 = Σ_rows RdZ2
+        add_rows(n, RZ2.get(), db2); // hb2 = Σ_rows RdZ2
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
@@ -565,8 +591,7 @@ struct Part {
     template <int g> void backward(long first, long n, const float *X, long X_stride) {
         const FlushToZero flush;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < n_y; j++) db2[j] += Z2[r * ldz + j]; // db2 = Σ_rows dZ2
+        add_rows(n, Z2.get(), db2); // db2 = Σ_rows dZ2
         if (a.dX) std::memset(dX.get(), 0, net.xs * NR * R * 4);
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
@@ -590,6 +615,13 @@ struct Part {
                 a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR] * static_cast<float>(share);
     }
 
+    void add_rows(long n, const float *Z, float *to) const {
+        long r = 0;
+        for (; net.n_y == 1 && r + VL <= n; r += VL) *to += sum(at(Z + r));
+        for (; r < n; r++)
+            for (long j = 0; j < net.n_y; j++) to[j] += Z[r * net.ldz + j];
+    }
+
     // Each part of dX by its unit over the divisor, which is known at last.
     void scale_dX(long last, double divisor) const {
         for (size_t i = 0; i < units.size(); i++) {
@@ -605,17 +637,20 @@ struct Part {
         const long n_y = net.n_y, ldz = net.ldz;
         bool right = true;
         as(a.Y_dtype, a.Y, [&](auto *from) {
-            from += first * a.Y_stride;
             if (!a.Y_is_dense)
-                for (long r = 0; r < n; r++, from += a.Y_stride) {
-                    const auto index = static_cast<int64_t>(*from);
+                for (long r = 0; r < n; r++) {
+                    const auto index = static_cast<int64_t>(from[row(first + r) * a.Y_stride]);
                     right &= 0 <= index && index < n_y;
                     for (long j = 0; j < n_y; j++) Y[r * ldz + j] = index == j;
                 }
             else
-                for (long r = 0; r < n; r++, from += a.Y_stride)
-                    for (long j = 0; j < n_y; j++) Y[r * ldz + j] = static_cast<float>(from[j]);
+                for (long r = 0; r < n; r++) {
+                    const auto *y = from + row(first + r) * a.Y_stride;
+                    for (long j = 0; j < n_y; j++) Y[r * ldz + j] = static_cast<float>(y[j]);
+                }
         });
+        for (long r = 0; a.Y_std && r < n; r++)
+            for (long j = 0; j < n_y; j++) Y[r * ldz + j] = (Y[r * ldz + j] - a.Y_mean[j]) / a.Y_std[j];
         if (a.Y_is_dense && a.task != REGRESSION && a.task != PAIRING)
             for (long r = 0; r < n; r++)
                 for (long j = 0; j < n_y; j++)
@@ -631,7 +666,7 @@ struct Part {
         if (a.sample_weight)
             as(a.weight_dtype, a.sample_weight, [&](auto *from) {
                 for (long r = 0; r < n; r++) {
-                    w[r] = static_cast<double>(from[(first + r) * a.weight_stride]);
+                    w[r] = static_cast<double>(from[row(first + r) * a.weight_stride]);
                     right &= w[r] >= 0 && w[r] < INFINITE;
                     some |= w[r] > 0;
                 }
@@ -760,63 +795,115 @@ struct Part {
     }
 };
 
-void pass(const Args &a) {
-    check(a);
-    Network net(a);
+// Passes one after another, for which there is room made once: between two, the examples and what the parameters are may
+// change, but not the sizes of the network; and no later one has more examples or threads than the arguments first said.
+struct Passes {
+    const Args &a;
+    Network net{a};
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
     const long tile = std::min({std::max(32L, cached), 112L, std::max<long>(1, a.m) + MR - 1}) / MR * MR;
-    const long threads = a.threads;
-    const long wide = a.n_x * a.n_h > (1 << 18) ? threads : 1; // below, one thread is done before the others have begun
-    parallel(wide, [&](long t) { net.pack(t, wide); });
-    std::vector<std::unique_ptr<Part>> parts(threads);
-    auto share = [&](long t) { return a.m * t / threads; };
-    parallel(threads, [&](long t) {
-        parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
-        parts[t]->rows(share(t), share(t + 1));
-    });
-    if (!parts[0]->summing) return;
-    double cost = 0, weight = 0;
-    for (auto &part : parts) cost += part->cost, weight += part->weight;
-    const bool some = std::any_of(parts.begin(), parts.end(), [](auto &part) { return part->some; });
-    if (a.sample_weight && a.m && !some) throw Refusal{SAMPLE_WEIGHT}; // all zero
-    const double divisor = a.mean ? weight : 1;
-    *a.cost = static_cast<float>(cost / divisor);
-    // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
-    const Part &part = *parts[0];
-    auto reduce = [&](const float *p, long units, float *to, long stride) {
-        double total[NR] = {};
-        for (auto &other : parts) {
-            const long at = p - part.sums.get();
-            for (long i = 0; i < units; i++)
-                total[i] += other->total(at + i) + (other->totals ? other->totals[at + i] : 0);
-        }
-        for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
-    };
-    const long n_x = a.n_x, n_y = a.n_y;
-    parallel(wide, [&](long t) {
-        for (long s = t; s < net.slabs; s += wide) {
+    // Below, one thread is done before the others have begun.
+    const bool is_wide = a.n_x * a.n_h > (1 << 18);
+    std::vector<std::unique_ptr<Part>> parts{static_cast<size_t>(a.threads)};
+
+    explicit Passes(const Args &args) : a(args) {}
+
+    void run(long threads) {
+        const long wide = is_wide ? threads : 1;
+        parallel(wide, [&](long t) { net.pack(t, wide); });
+        auto share = [&](long t) { return a.m * t / threads; };
+        parallel(threads, [&](long t) {
+            if (parts[t]) parts[t]->reset();
+            else parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
+            parts[t]->rows(share(t), share(t + 1));
+        });
+        if (!parts[0]->summing) return;
+        const double divisor = costs(threads);
+        parallel(wide, [&](long t) { gradients(threads, divisor, t, wide); });
+        if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
+    }
+
+    // Writes the cost of what all threads have summed; returns what it, and each gradient, is to be divided by.
+    double costs(long threads) const {
+        double cost = 0, weight = 0;
+        bool some = false;
+        for (long t = 0; t < threads; t++) cost += parts[t]->cost, weight += parts[t]->weight, some |= parts[t]->some;
+        if (a.sample_weight && a.m && !some) throw Refusal{SAMPLE_WEIGHT}; // all zero
+        const double divisor = a.mean ? weight : 1;
+        *a.cost = static_cast<float>(cost / divisor);
+        return divisor;
+    }
+
+    // Writes the gradients, each `every`th slab of them.
+    void gradients(long threads, double divisor, long first, long every) const {
+        const Part &part = *parts[0];
+        // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
+        auto reduce = [&](const float *p, long units, float *to, long stride) {
+            double total[NR] = {};
+            for (long t = 0; t < threads; t++) {
+                const Part &other = *parts[t];
+                const long at = p - part.sums.get();
+                for (long i = 0; i < units; i++)
+                    total[i] += other.total(at + i) + (other.totals ? other.totals[at + i] : 0);
+            }
+            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
+        };
+        const long n_x = a.n_x, n_y = a.n_y;
+        for (long s = first; s < net.slabs; s += every) {
             const long h = s * NR, units = std::min<long>(NR, a.n_h - h);
             for (long k = 0; k < n_x; k++) reduce(part.dW1 + (s * n_x + k) * NR, units, a.dW1 + h * n_x + k, n_x);
             for (long j = 0; j < n_y; j++) reduce(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h, 1);
             reduce(part.db1 + h, units, a.db1 + h, 1);
         }
-    });
-    for (long j = 0; j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
-    if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
+        for (long j = 0; first == 0 && j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
+    }
+};
+
+void pass(const Args &a) {
+    check(a);
+    Passes(a).run(a.threads);
 }
 
-// Gradient descent: the costs before each of the updates by rate times the gradients, of the parameters themselves.
-void descent(const Args &a, long iterations, double rate, float *costs) {
-    const long sizes[] = {a.n_h * a.n_x, a.n_h, a.n_y * a.n_h, a.n_y};
-    const float *const parameters[] = {a.W1, a.b1, a.W2, a.b2}, *const gradients[] = {a.dW1, a.db1, a.dW2, a.db2};
-    for (long t = 0; t < iterations; t++) {
-        pass(a);
-        costs[t] = *a.cost;
-        for (int p = 0; p < 4; p++) {
-            float *V = const_cast<float *>(parameters[p]); // the caller's to change
-            for (long i = 0; i < sizes[p]; i++) V[i] -= static_cast<float>(rate) * gradients[p][i];
-        }
+// A batch: its examples are some of Steps::rows, or all there are where that is null.
+struct Batch {
+    int64_t first, m, threads;
+};
+
+// Filled in by cpu_steps.py, field by field in this order, each of 8 bytes.
+struct Steps {
+    const Batch *batches;
+    const int64_t *rows;
+    float *costs;                  // out: before each step
+    int64_t *done;                 // out: how many steps
+    int64_t count, of;             // steps; examples there are
+    double most_norm;              // of the gradients, or infinite
+    Update updates[4];             // of the parameters and gradients in Args
+};
+
+// An optimizer's step for each batch.
+void steps(Args a, const Steps &s) {
+    a.m = 0, a.threads = 1, a.rows = s.rows;
+    for (long i = 0; i < s.count; i++)
+        a.m = std::max(a.m, s.batches[i].m), a.threads = std::max(a.threads, s.batches[i].threads);
+    check(a);
+    for (const Update &u : s.updates)
+        if (u.rule < 0 || u.rule >= RULES) throw Refusal{UNKNOWN};
+    Passes passes(a);
+    for (*s.done = 0; *s.done < s.count; ++*s.done) {
+        const Batch &batch = s.batches[*s.done];
+        a.m = batch.m, a.rows = s.rows ? s.rows + batch.first : nullptr, a.cost = s.costs + *s.done;
+        bool right = s.rows || batch.m == s.of;
+        for (long r = 0; s.rows && r < a.m; r++) right &= 0 <= a.rows[r] && a.rows[r] < s.of;
+        if (!right) throw Refusal{ROWS};
+        passes.run(batch.threads);
+        if (s.most_norm < INFINITE) clip(s.updates, 4, s.most_norm);
+        for (const Update &u : s.updates)
+            if (u.rule == ADAM) *u.step += 1;
+        const long wide = passes.is_wide ? batch.threads : 1;
+        parallel(wide, [&](long t) {
+            for (const Update &u : s.updates) update(u, u.size * t / wide, u.size * (t + 1) / wide);
+        });
     }
 }
 
@@ -838,7 +925,7 @@ extern "C" int twolayer_pass(const void *args) {
     return answered([&] { pass(*static_cast<const Args *>(args)); });
 }
 
-// Likewise; the parameters are what they were, unless there is no memory for a later iteration.
-extern "C" int twolayer_descent(const void *args, int64_t iterations, double rate, float *costs) {
-    return answered([&] { descent(*static_cast<const Args *>(args), iterations, rate, costs); });
+// Likewise, at the step after Steps::done; those before it have been taken.
+extern "C" int twolayer_steps(const void *args, const void *of) {
+    return answered([&] { steps(*static_cast<const Args *>(args), *static_cast<const Steps *>(of)); });
 }

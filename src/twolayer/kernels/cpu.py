@@ -1,7 +1,6 @@
 """The pass as one program for the CPU: ``cpu.cpp``, compiled when the package is built, see
 :mod:`~twolayer.kernels.library`."""
 
-import ctypes
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -37,17 +36,17 @@ DTYPES = {
         ]
     )
 }
-NO_MEMORY = 1
+NO_MEMORY, UNKNOWN = 1, 2
 REFUSED = {
     3: (ValueError, "Y must lie in the range that the task asks for"),
     4: (ValueError, "sample_weight must be finite, not negative and not all zero"),
     5: (ValueError, "class_weight must be finite and positive"),
 }
-ARGUMENTS = struct.Struct("=21q15q2d")
+ARGUMENTS = struct.Struct("=26q15q2d")
+SIZES = slice(26, 30)
+"""``m, n_x, n_h, n_y`` among them."""
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
-IN_A_CALL = 2_000_000_000
-"""The same, of the iterations of a descent in one call."""
 NONE = (0,)
 """The address of what there is not."""
 
@@ -95,14 +94,14 @@ def loss_and_grads(
 def hvp(examples: Examples, parameters: Parameters, direction: Parameters, objective: Objective) -> Parameters:
     """As :func:`twolayer.kernels.chunked.hvp` along the parameters; see :func:`loss_and_grads`."""
     moving = list(_contiguous(direction))
-    along = (*NONE * 3, *(V.data_ptr() for V in moving))
+    along = (*NONE * 3, *(V.data_ptr() for V in moving), *NONE * 5)
     return _gradients(PRODUCT, examples, parameters, objective, along)[2]
 
 
 def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective: Objective) -> Tensor:
     """As :func:`twolayer.kernels.chunked.per_sample_grad_norms`; see :func:`loss_and_grads`."""
     norms = examples.X.new_empty(len(examples.X))
-    _gradients(NORMS, examples, parameters, objective, (0, 0, norms.data_ptr(), *NONE * 4))
+    _gradients(NORMS, examples, parameters, objective, (0, 0, norms.data_ptr(), *NONE * 9))
     return norms
 
 
@@ -117,12 +116,12 @@ def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = 
             *NONE * 9,
             Z2.data_ptr(),
             0 if A1 is None else A1.data_ptr(),
-            *NONE * 5,
+            *NONE * 10,
             *(m, n_x, n_h, n_y),
             *(X.stride(0), 0, 0),
             *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], DTYPES[torch.float32], 0, True, False),
         ),
-        m * n_h * (2 * n_x + 2 * n_y + 20),
+        threads_for(m * n_h * (2 * n_x + 2 * n_y + 20)),
         0.0,
     )
     return Z2, A1
@@ -133,23 +132,9 @@ def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) 
     X, W1, W2, A1 = kept
     parameters = Parameters(W1, W1.new_zeros(W1.shape[0]), W2, W2.new_zeros(W2.shape[0]))
     objective = Objective(activation, PAIRING, reduction="sum")
-    others = (0, A1.data_ptr(), *NONE * 5)
+    others = (0, A1.data_ptr(), *NONE * 10)
     _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, others, input_gradient)
     return dX, grads
-
-
-def gradient_descent(
-    examples: Examples, parameters: Parameters, objective: Objective, *, learning_rate: float, costs: Tensor
-) -> None:
-    """``len(costs)`` iterations, in place, with the cost before each; see :func:`loss_and_grads`.
-
-    In calls of a fraction of a second, between which an interrupt comes through.
-    """
-    fields, work, _ = _prepared(GRADIENTS, examples, parameters, objective)
-    torch.autograd.graph.increment_version(parameters)
-    for part in costs.split(max(1, IN_A_CALL // work)):
-        more = (ctypes.c_int64(len(part)), ctypes.c_double(learning_rate), ctypes.c_void_p(part.data_ptr()))
-        _run(fields, work, objective.label_smoothing, "twolayer_descent", *more)
 
 
 def _gradients(
@@ -157,23 +142,23 @@ def _gradients(
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
-    others: tuple[int, ...] = NONE * 7,
+    others: tuple[int, ...] = NONE * 12,
     input_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None, Parameters]:
-    fields, work, (J, dX, grads, _) = _prepared(which, examples, parameters, objective, others, input_gradient)
-    _run(fields, work, objective.label_smoothing)
+    fields, (J, dX, grads, _) = prepared(which, examples, parameters, objective, others, input_gradient)
+    _run(fields, threads_for(work_of(*fields[SIZES])), objective.label_smoothing)
     return J, dX, grads
 
 
-def _prepared(
+def prepared(
     which: int,
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
-    others: tuple[int, ...] = NONE * 7,
+    others: tuple[int, ...] = NONE * 12,
     input_gradient: bool = False,
-) -> tuple[tuple[int, ...], int, tuple[Tensor, Tensor | None, Parameters, Any]]:
-    """What the kernel is told, but for the threads; the work; and what it writes to, and has to live until then."""
+) -> tuple[tuple[int, ...], tuple[Tensor, Tensor | None, Parameters, Any]]:
+    """What the kernel is told, but for the threads; and what it writes to, and has to live until then."""
     X, Y, sample_weight, class_weight = examples
     W1, b1, W2, b2 = _contiguous(parameters)
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
@@ -214,7 +199,6 @@ def _prepared(
             objective.task != "multiclass" or Y.is_floating_point(),
             objective.reduction == "mean",
         ),
-        m * n_h * (4 * n_x + 6 * n_y + 40),  # 40 for the activation
         (J, dX, Parameters(dW1, db1, dW2, db2), (W1, b1, W2, b2, class_weight)),
     )
 
@@ -223,17 +207,28 @@ def _contiguous(parameters: Parameters) -> Iterator[Tensor]:
     return (V if V.is_contiguous() else V.contiguous() for V in parameters)
 
 
-def _run(
-    fields: tuple[int, ...], work: int, label_smoothing: float, function: str = "twolayer_pass", *more: Any
-) -> None:
+def work_of(m: int, n_x: int, n_h: int, n_y: int) -> int:
+    """Floating point operations of cost and gradients, about."""
+    return m * n_h * (4 * n_x + 6 * n_y + 40)  # 40 for the activation
+
+
+def threads_for(work: int) -> int:
+    return 1 if work < 2 * WORTH_A_THREAD else min(torch.get_num_threads(), work // WORTH_A_THREAD)
+
+
+def _run(fields: tuple[int, ...], threads: int, label_smoothing: float) -> None:
     """Raises MemoryError or ValueError as :func:`loss_and_grads` says."""
-    kernel = load()
-    assert isinstance(kernel, Kernel), kernel
-    threads = 1 if work < 2 * WORTH_A_THREAD else min(torch.get_num_threads(), work // WORTH_A_THREAD)
-    run = getattr(kernel.library, function)
-    failed = run(ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE), *more)
-    if failed == NO_MEMORY:
-        raise MemoryError("the CPU kernel got no memory")
+    failed = call("twolayer_pass", ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE))
     if failed:
         error, words = REFUSED.get(failed, (ValueError, "the CPU kernel does not take these arguments"))
         raise error(words)
+
+
+def call(function: str, *arguments: bytes) -> int:
+    """What a function of the library refuses, or 0. Raises MemoryError where it got none."""
+    kernel = load()
+    assert isinstance(kernel, Kernel), kernel
+    failed: int = getattr(kernel.library, function)(*arguments)
+    if failed == NO_MEMORY:
+        raise MemoryError("the CPU kernel got no memory")
+    return failed
