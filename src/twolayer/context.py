@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._functorch.utils import unwrap_dead_wrappers as unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 # Autocast
 
@@ -131,6 +132,15 @@ def hooks_of(module: nn.Module) -> str | None:
         if hooks and any(getattr(hook, "__module__", None) not in ONLY_LOOK_ON for hook in hooks.values()):
             return f"{words} of all modules"
     return None
+
+
+def hooks_of_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
+    """In words, what an optimizer calls at each step beside the ``step`` of its class, or None."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    if any((*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)):
+        return "a hook"
+    step = vars(optimizer).get("step")  # a scheduler wraps it, to know whether it was called
+    return None if step is None or getattr(step, "__wrapped__", None) is type(optimizer).step else "a step of its own"
 
 
 # Traces and export

@@ -25,6 +25,10 @@ class Block:
 
     Each batch is made when it is asked for, so that it is in the cache when it is used.
 
+    Attributes:
+        rows: of each batch, by number or as a slice.
+        tensors: of which they are rows; None where they are not, as after a block has been moved.
+
     >>> (block,) = TensorLoader((torch.arange(5), torch.zeros(5)), batch_size=2, steps_per_call=3)
     >>> [X.tolist() for X, Y in block]
     [[0, 1], [2, 3], [4]]
@@ -36,24 +40,32 @@ class Block:
         rows: Sequence[Any],
         device: torch.device,
         taken: Callable[[int], None] | None = None,
+        tensors: Batch | None = None,
     ) -> None:
-        self._take, self._rows, self._device, self._taken = take, rows, device, taken
+        self._take, self.rows, self._device, self._taken, self.tensors = take, rows, device, taken, tensors
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Batch:
+        rows = self.rows[i]
+        self.took(i + 1)
+        return self._take(rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        for i, rows in enumerate(self._rows):
-            if self._taken is not None:
-                self._taken(i + 1)
-            yield self._take(rows)
+        return map(self.__getitem__, range(len(self)))
+
+    def took(self, batches: int) -> None:
+        """Tells the loader how many of the first batches are done, or at hand."""
+        if self._taken is not None:
+            self._taken(batches)
 
     def to(self, device: torch.device) -> "Block":
         """All of its batches on that device, as Lightning asks for them; the block itself where they are there."""
         if device == self._device:
             return self
         non_blocking = device.type == "cuda"  # elsewhere that is not safe
-        batches = map(self._take, self._rows)
+        batches = map(self._take, self.rows)
         moved = [tuple(tensor.to(device, non_blocking=non_blocking) for tensor in batch) for batch in batches]
         return Block(moved.__getitem__, range(len(moved)), device, self._taken)
 
@@ -190,7 +202,8 @@ class TensorLoader(DataLoader):
             if self.steps_per_call is None:
                 yield self._take(next(rows))
             else:
-                yield Block(self._take, list(islice(rows, size)), device, partial(self._count, before))
+                of_block = list(islice(rows, size))
+                yield Block(self._take, of_block, device, partial(self._count, before), self.dataset.tensors)
         self.served = self._ahead = 0
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(sampler.epoch + 1)

@@ -90,7 +90,7 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
     for method in OF_A_BATCH if data is not None else ():
         if is_overridden(method, data, L.LightningDataModule):
             yield f"{type(data).__name__} has a {method} of its own"
-    for method in _own(module, base):
+    for method in overridden(module, base):
         if method not in OF_A_MODULE:
             yield f"{type(module).__name__} has a {method} of its own"
 
@@ -107,12 +107,12 @@ def _of_a_callback(callback: Callback) -> Iterator[str]:
         and type(callback) is not LambdaCallback
     ):
         yield f"{type(callback).__name__} may look at every batch"
-    for hook in _own(callback, known):
+    for hook in overridden(callback, known):
         if hook not in OF_A_CALLBACK:
             yield f"{type(callback).__name__} has {hook}"
 
 
-def _own(thing: Any, base: type) -> list[str]:
+def overridden(thing: Any, base: type) -> list[str]:
     """The methods of ``base`` that a subclass, or the instance, has anew; not those that only say what it is like."""
     names = set(vars(thing)).union(*map(vars, type(thing).__mro__[: type(thing).__mro__.index(base)]))
     return sorted(

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from twolayer.arguments import one_of, positive_int
+from twolayer.loading import Block
 from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.training import kernel_steps
 from twolayer.training.batches import as_examples
 from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sealed, use_local_files
 from twolayer.training.finite import of_a_batch
@@ -291,6 +293,11 @@ class LitTwoLayer(StepsInBlocks):
             return J
 
         return gradients
+
+    def kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
+        if "train" in self._evaluations:
+            return "train_metrics look at every batch"
+        return kernel_steps.problem(self.net, block.tensors, self.standardize_inputs, self.standardize_targets)
 
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples

@@ -5,6 +5,7 @@ For Lightning, a block of batches is a batch. It calls ``optimizer_step``, that 
 others stand aside, and the steps before the last one are counted by hand.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 
 from twolayer.arguments import positive_int
 from twolayer.loading import Block, TensorLoader
+from twolayer.training import kernel_steps
 from twolayer.training.conditions import aligned_steps, only_the_optimizer_s, tuner_of, why_not_in_blocks
 from twolayer.training.finite import check_step, check_weights
 
@@ -42,6 +44,7 @@ class StepsInBlocks(L.LightningModule):
 
     Attributes:
         first_cost: of the fit; to be set to None before another one.
+        why_no_kernel: what kept the steps of the last block from being one call of the CPU kernel, in words, or None.
 
     Raises:
         ValueError, TypeError: ``steps_per_call`` is no integer of at least one. Later, in a fit: a loader brings blocks
@@ -70,6 +73,7 @@ class StepsInBlocks(L.LightningModule):
         super().__init__()
         self.steps_per_call = None if steps_per_call is None else positive_int("steps_per_call", steps_per_call)
         self.first_cost: Tensor | None = None
+        self.why_no_kernel: str | None = "there was no block yet"
         self._tuner: str | None = None
         self._counting = False
         self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
@@ -81,6 +85,10 @@ class StepsInBlocks(L.LightningModule):
     def batch_gradients(self) -> Callable[[Any], Tensor]:
         """Asked once a block: what returns the cost of a batch, detached, and leaves its gradients in ``.grad``."""
         raise NotImplementedError(f"{type(self).__name__} must define batch_gradients()")
+
+    def kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
+        """What the CPU kernel has to know to take the steps of a block by itself; or why it cannot, in words."""
+        return f"{type(self).__name__} computes its gradients itself"
 
     def after_steps(self, cost: Tensor, examples: int) -> None:
         """Called with the mean cost of a batch, or of the batches of a block, and how many examples they had."""
@@ -198,15 +206,20 @@ class StepsInBlocks(L.LightningModule):
         if self.trainer.world_size > 1:
             gradients = partial(_averaged_over_processes, gradients, list(self.parameters()))
         convert = self.trainer.precision_plugin.convert_input
-        costs: list[Tensor] = []
-        sizes: list[int] = []
-        for batch in block:
-            batch = convert(batch)
-            if costs:
+        problem = self._kernel_problem(block)
+        taken: list[tuple[Tensor, int]] = []
+        while len(taken) < len(block):
+            done = len(taken)
+            if done:
                 self._step_schedulers()
-                self._count_the_step_before()
-            costs.append(step(partial(gradients, batch)))
-            sizes.append(len(batch[0]))
+                self._count_steps(1)
+            found = [] if isinstance(problem, str) else self._by_kernel(problem, block, done)
+            if not found:
+                batch = convert(block[done])
+                found = [(step(partial(gradients, batch)), len(batch[0]))]
+            self._count_steps(len(found) - 1)
+            taken += found
+        costs, sizes = zip(*taken, strict=True)
         if self.first_cost is None:
             self.first_cost = costs[0]
         if len(set(sizes)) == 1:
@@ -223,12 +236,40 @@ class StepsInBlocks(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         check_weights(self.named_parameters(), self.trainer.global_step)
 
-    def _count_the_step_before(self) -> None:
+    def _kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
+        """That of the block, or why its steps go one by one, which the run says."""
+        knows = next(cls for cls in type(self).__mro__ if "kernel_problem" in vars(cls))
+        problem: kernel_steps.Problem | str | None = kernel_steps.why_not(self.trainer, self, knows)
+        if problem is None:
+            problem = self.kernel_problem(block)
+        if not isinstance(problem, str):
+            changes = kernel_steps.updates(self.trainer.optimizers[0], problem.parameters)
+            if isinstance(changes, str) and changes != kernel_steps.NOT_BEGUN:
+                problem = changes
+        reason = problem if isinstance(problem, str) else None
+        if reason not in (None, self.why_no_kernel):
+            rank_zero_info(f"steps of a block: one by one, since {reason}")
+        self.why_no_kernel = reason
+        return problem
+
+    def _by_kernel(self, problem: kernel_steps.Problem, block: Block, done: int) -> list[tuple[Tensor, int]]:
+        """Steps that the kernel has taken on the batches after the first ``done``: costs and sizes; maybe none."""
+        optimizer = self.trainer.optimizers[0]
+        changes = kernel_steps.updates(optimizer, problem.parameters)
+        if isinstance(changes, str):
+            return []
+        by_step = any(config.interval == "step" for config in self.trainer.lr_scheduler_configs)
+        rows = block.rows[done : done + 1] if by_step else block.rows[done:]
+        found = kernel_steps.take(problem, optimizer, changes, rows, self.trainer.gradient_clip_val or math.inf)
+        block.took(done + len(found))
+        return found
+
+    def _count_steps(self, steps: int) -> None:
         """For ``global_step``, and the step that loggers write down. Lightning itself counts the last of a block."""
         loop = self.trainer.fit_loop.epoch_loop
-        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(1)
-        loop._batches_that_stepped += 1
-        self._uncounted += 1
+        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(steps)
+        loop._batches_that_stepped += steps
+        self._uncounted += steps
 
     def _step_schedulers(self) -> None:
         """Those that are stepped after every step. After the last of a block, Lightning does it."""
