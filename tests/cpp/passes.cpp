@@ -56,10 +56,13 @@ struct Problem {
     std::vector<float> X, W1, b1, W2, b2, dX, dW1, db1, dW2, db2;
     std::vector<char> Y, sample_weight;
     std::vector<double> class_weight, dense, w; // as the reference reads them
+    std::vector<int64_t> rows;                  // of these examples among more, or none
+    std::vector<float> X_mean, X_std, Y_mean, Y_std;
+    long of; // examples there are
     float cost = 0;
     std::string words;
 
-    explicit Problem(Draw &draw, long most_threads) {
+    Problem(Draw &draw, long most_threads, bool gathers) {
         a.n_x = draw.size(), a.n_h = draw.size(), a.task = draw.integer(0, TASKS - 1);
         a.n_y = a.task == BINARY ? 1 : draw.size();
         a.m = draw.coin(0.3) ? draw.integer(1, 1000) : draw.size();
@@ -67,11 +70,22 @@ struct Problem {
         if (draw.coin(0.002)) a.m = draw.integer(SPAN - 2, 2 * SPAN);
         if (a.m > 1000) a.n_x = draw.integer(1, 3), a.n_h = draw.integer(1, 5), a.n_y = std::min<long>(a.n_y, 3);
         if (draw.coin(0.02)) a.n_x = 256, a.n_h = draw.integer(1, 3); // rows that are copied
+        of = a.m;
+        if (gathers && draw.coin()) {
+            of = draw.integer(1, a.m + 9);
+            for (long r = 0; r < a.m; r++) rows.push_back(draw.integer(0, of - 1));
+        }
         const long strides[] = {0, 1, a.n_x, a.n_x + 3, 256};
         a.X_stride = strides[draw.integer(0, 4)];
         a.activation = draw.integer(0, ACTIVATIONS - 1), a.mean = draw.coin(), a.threads = draw.integer(1, most_threads);
         a.leaky_slope = 0.01, a.label_smoothing = a.task < REGRESSION && draw.coin(0.3) ? 0.1 : 0;
-        X = draw.eighths((a.m - 1) * a.X_stride + a.n_x);
+        X = draw.eighths((of - 1) * a.X_stride + a.n_x);
+        auto powers = [&](long n) { // of two, by which a division is exact
+            std::vector<float> all(n);
+            for (float &x : all) x = static_cast<float>(std::exp2(draw.integer(-1, 1)));
+            return all;
+        };
+        if (gathers && draw.coin()) X_mean = draw.eighths(a.n_x), X_std = powers(a.n_x);
         W1 = draw.eighths(a.n_h * a.n_x), b1 = draw.eighths(a.n_h), W2 = draw.eighths(a.n_y * a.n_h), b2 = draw.eighths(a.n_y);
         for (float &x : W1) x /= 4;
         if (draw.coin()) dX.resize(a.m * a.n_x);
@@ -83,11 +97,12 @@ struct Problem {
                                                               : draw.integer(UINT8, DTYPES - 1);
         const long width = a.Y_is_dense ? a.n_y : 1;
         a.Y_stride = draw.coin(0.3) ? width + 2 : draw.coin(0.1) ? 0 : width;
+        if (gathers && a.task == REGRESSION && draw.coin()) Y_mean = draw.eighths(a.n_y), Y_std = powers(a.n_y);
         const double scale = a.task == PAIRING ? std::pow(10, draw.integer(-44, 30)) : 1;
         as(a.Y_dtype, nullptr, [&](auto *type) {
             using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
             const bool floats = std::is_floating_point_v<T>;
-            std::vector<T> values((a.m - 1) * a.Y_stride + width);
+            std::vector<T> values((of - 1) * a.Y_stride + width);
             for (T &y : values)
                 y = static_cast<T>(!a.Y_is_dense            ? draw.integer(0, std::min<long>(a.n_y - 1, 127))
                                    : a.task == REGRESSION   ? draw.normal()
@@ -97,8 +112,10 @@ struct Problem {
             Y.resize(values.size() * sizeof(T)), std::memcpy(Y.data(), values.data(), Y.size());
             for (long r = 0; r < a.m; r++)
                 for (long j = 0; j < a.n_y; j++) {
-                    const T *y = &values[r * a.Y_stride];
-                    dense.push_back(a.Y_is_dense ? static_cast<float>(y[j]) : y[0] == static_cast<T>(j));
+                    const T *y = &values[place(r) * a.Y_stride];
+                    float found = a.Y_is_dense ? static_cast<float>(y[j]) : y[0] == static_cast<T>(j);
+                    if (!Y_std.empty()) found = (found - Y_mean[j]) / Y_std[j];
+                    dense.push_back(found);
                 }
         });
         w.assign(a.m, 1);
@@ -107,12 +124,12 @@ struct Problem {
             const double unit = std::pow(10.0, draw.integer(-42, 37));
             as(a.weight_dtype, nullptr, [&](auto *type) {
                 using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
-                std::vector<T> values((a.m - 1) * a.weight_stride + 1);
+                std::vector<T> values((of - 1) * a.weight_stride + 1);
                 for (T &v : values) v = draw.coin(0.2) ? T(0) : static_cast<T>((0.1 + draw.uniform()) * unit);
-                values[0] = static_cast<T>(unit);
+                values[place(0) * a.weight_stride] = static_cast<T>(unit);
                 sample_weight.resize(values.size() * sizeof(T));
                 std::memcpy(sample_weight.data(), values.data(), sample_weight.size());
-                for (long r = 0; r < a.m; r++) w[r] = static_cast<double>(values[r * a.weight_stride]);
+                for (long r = 0; r < a.m; r++) w[r] = static_cast<double>(values[place(r) * a.weight_stride]);
             });
         }
         if ((a.task == BINARY || a.task == MULTICLASS) && draw.coin(0.3)) {
@@ -132,14 +149,19 @@ struct Problem {
         a.X = X.data(), a.W1 = W1.data(), a.b1 = b1.data(), a.W2 = W2.data(), a.b2 = b2.data(), a.Y = Y.data();
         a.sample_weight = pointer(sample_weight), a.class_weight = pointer(class_weight), a.dX = pointer(dX);
         a.dW1 = dW1.data(), a.db1 = db1.data(), a.dW2 = dW2.data(), a.db2 = db2.data(), a.cost = &cost;
-        char text[300];
+        a.rows = pointer(rows), a.X_mean = pointer(X_mean), a.X_std = pointer(X_std);
+        a.Y_mean = pointer(Y_mean), a.Y_std = pointer(Y_std);
+        char text[400];
         std::snprintf(text, sizeof text, "m %ld n_x %ld n_h %ld n_y %ld strides %ld %ld %ld activation %ld task %ld dtypes %ld %ld "
-                      "dense %ld mean %ld threads %ld smoothing %g weights %d %d dX %d", long(a.m), long(a.n_x), long(a.n_h),
+                      "dense %ld mean %ld threads %ld smoothing %g weights %d %d dX %d of %ld rows %d standard %d %d", long(a.m), long(a.n_x), long(a.n_h),
                       long(a.n_y), long(a.X_stride), long(a.Y_stride), long(a.weight_stride), long(a.activation),
                       long(a.task), long(a.Y_dtype), long(a.weight_dtype), long(a.Y_is_dense), long(a.mean), long(a.threads),
-                      a.label_smoothing, !sample_weight.empty(), !class_weight.empty(), !dX.empty());
+                      a.label_smoothing, !sample_weight.empty(), !class_weight.empty(), !dX.empty(), of, !rows.empty(),
+                      !X_std.empty(), !Y_std.empty());
         words = text;
     }
+
+    long place(long r) const { return rows.empty() ? r : rows[r]; }
 
     // Compares with the equations, row by row, in double.
     bool right() const {
@@ -150,13 +172,16 @@ struct Problem {
         if (divisor == 0) return true; // rows of probabilities that are all zero have no class, and so no weight
         Sum J;
         std::vector<Sum> dX_(m * n_x), dW1_(n_h * n_x), db1_(n_h), dW2_(n_y * n_h), db2_(n_y);
-        std::vector<double> A1(n_h), Z2(n_y), dZ2(n_y), softmax(n_y);
+        std::vector<double> x(n_x), A1(n_h), Z2(n_y), dZ2(n_y), softmax(n_y);
         for (long r = 0; r < m; r++) {
-            const float *x = &X[r * a.X_stride];
+            for (long k = 0; k < n_x; k++) {
+                x[k] = X[place(r) * a.X_stride + k];
+                if (!X_std.empty()) x[k] = (x[k] - X_mean[k]) / X_std[k];
+            }
             const double *y = &dense[r * n_y], share = w[r] / divisor;
             for (long h = 0; h < n_h; h++) {
                 double z = b1[h];
-                for (long k = 0; k < n_x; k++) z += double(x[k]) * W1[h * n_x + k];
+                for (long k = 0; k < n_x; k++) z += x[k] * W1[h * n_x + k];
                 A1[h] = g(a.activation, z, a.leaky_slope);
             }
             double top = -INFINITE, total = 0, of_y = 0;
@@ -236,7 +261,7 @@ bool run(Problem &p, int expected = NOTHING) {
 
 // What is refused, with the mode of the processor as before: values in the last row, names and sizes that are none.
 bool refuses(Draw &draw, long most_threads) {
-    Problem p(draw, most_threads);
+    Problem p(draw, most_threads, false);
     Args &a = p.a;
     auto last = [&](auto &bytes, long stride, long dtype, double value) {
         as(dtype, bytes.data(), [&](auto *data) {
@@ -284,7 +309,7 @@ double product(const std::vector<float> &a, const std::vector<float> &b, double 
 
 // The parts of the pass, held against the pass itself.
 bool parts_agree(Draw &draw, long most_threads) {
-    Problem p(draw, most_threads);
+    Problem p(draw, most_threads, false);
     auto gradients = [&](Args a) {
         std::vector<float> all;
         const int failed = twolayer_pass(&a);
@@ -353,9 +378,116 @@ bool parts_agree(Draw &draw, long most_threads) {
     return agree(p.a.task == PAIRING || !std::isfinite(size) || std::fabs(uHv - vHu) <= 1e-4 * size, "the product");
 }
 
+// An optimizer's step in double: what it makes of a float's worth of parameter and state.
+void reference(const Update &u, double d, double &V, double &buffer, double &m, double &v, double &top, double t) {
+    if (!u.decoupled) d += u.weight_decay * V;
+    if (u.rule == SGD) {
+        buffer = u.momentum * buffer + (1 - u.dampening) * d;
+        if (u.momentum_buffer) d = u.nesterov ? d + u.momentum * buffer : buffer;
+        V -= u.lr * d;
+        return;
+    }
+    if (u.decoupled) V *= 1 - u.lr * u.weight_decay;
+    m = u.beta1 * m + (1 - u.beta1) * d, v = u.beta2 * v + (1 - u.beta2) * d * d, top = std::max(top, v);
+    const double square = u.max_exp_avg_sq ? top : v;
+    V -= u.lr * m / (1 - std::pow(u.beta1, t)) / (std::sqrt(square / (1 - std::pow(u.beta2, t))) + u.eps);
+}
+
+// The optimizer's state and parameters, of which a copy can be taken.
+struct State {
+    std::vector<float> V[4], buffer[4], m[4], v[4], top[4], t;
+    bool operator==(const State &o) const {
+        for (int p = 0; p < 4; p++)
+            if (V[p] != o.V[p] || buffer[p] != o.buffer[p] || m[p] != o.m[p] || v[p] != o.v[p] || top[p] != o.top[p])
+                return false;
+        return t == o.t;
+    }
+};
+
+// Steps on batches: one after the other as in one call, each that of the equations, and no step on a row there is not.
+bool steps_agree(Draw &draw, long most_threads) {
+    Problem p(draw, most_threads, true);
+    p.a.dX = nullptr, p.a.rows = nullptr, p.a.task = p.a.task == PAIRING ? REGRESSION : p.a.task;
+    std::vector<int64_t> rows;
+    std::vector<Batch> batches;
+    for (long i = draw.integer(1, 4); i > 0; i--) {
+        const long n = draw.integer(1, p.a.m);
+        batches.push_back({static_cast<int64_t>(rows.size()), n, draw.integer(1, most_threads)});
+        for (long r = 0; r < n; r++) rows.push_back(draw.integer(0, p.of - 1));
+    }
+    std::vector<float> *P[] = {&p.W1, &p.b1, &p.W2, &p.b2}, *dP[] = {&p.dW1, &p.db1, &p.dW2, &p.db2};
+    State start;
+    start.t = {0, 5, 17, 100};
+    Update of[4]{};
+    const bool momentum = draw.coin(), amsgrad = draw.coin();
+    for (int i = 0; i < 4; i++) {
+        const long n = P[i]->size();
+        of[i].rule = draw.integer(0, RULES - 1), of[i].size = n;
+        of[i].nesterov = draw.coin(), of[i].decoupled = of[i].rule == ADAM && draw.coin();
+        of[i].lr = 0.01, of[i].weight_decay = draw.coin() ? 0 : 0.3, of[i].momentum = 0.9, of[i].dampening = draw.coin() ? 0 : 0.2;
+        of[i].beta1 = 0.8, of[i].beta2 = 0.95, of[i].eps = 0.1;
+        start.V[i] = *P[i], start.buffer[i] = draw.eighths(n), start.m[i] = draw.eighths(n);
+        start.v[i] = draw.eighths(n), start.top[i] = draw.eighths(n);
+        for (auto *positive : {&start.v[i], &start.top[i]})
+            for (float &x : *positive) x = std::fabs(x);
+    }
+    const double most_norm = draw.coin() ? INFINITE : 0.5;
+    auto take = [&](State &s, std::vector<Batch> taken, std::vector<float> &costs) { // what is refused
+        Steps steps{taken.data(), rows.data(), costs.data(), nullptr, static_cast<int64_t>(taken.size()), p.of, most_norm, {}};
+        int64_t done = 0;
+        steps.done = &done;
+        Args a = p.a;
+        a.W1 = s.V[0].data(), a.b1 = s.V[1].data(), a.W2 = s.V[2].data(), a.b2 = s.V[3].data();
+        for (int i = 0; i < 4; i++) {
+            Update &u = steps.updates[i] = of[i];
+            u.V = s.V[i].data(), u.dV = dP[i]->data(), u.momentum_buffer = momentum ? s.buffer[i].data() : nullptr;
+            u.exp_avg = s.m[i].data(), u.exp_avg_sq = s.v[i].data(), u.step = &s.t[i];
+            u.max_exp_avg_sq = amsgrad ? s.top[i].data() : nullptr;
+        }
+        const int failed = twolayer_steps(&a, &steps);
+        return std::make_pair(failed, done);
+    };
+    auto agree = [&](bool so, const char *what) {
+        if (!so) std::printf("%s: %s\n", what, p.words.c_str());
+        return so;
+    };
+    State at_once = start, singly = start;
+    std::vector<float> costs(batches.size()), cost(1);
+    const auto [failed, done] = take(at_once, batches, costs);
+    for (long i = 0; i < done; i++) {
+        const State before = singly;
+        if (!agree(take(singly, {batches[i]}, cost).first == NOTHING, "a step by itself")) return false;
+        if (!agree(cost[0] == costs[i] || cost[0] != cost[0], "the cost of a step")) return false;
+        double size = 0;
+        for (auto *dV : dP) product(*dV, *dV, size);
+        if (!agree(!(std::sqrt(size) > most_norm * (1 + 1e-5)), "the norm of clipped gradients")) return false;
+        for (int q = 0; q < 4; q++)
+            for (size_t j = 0; j < P[q]->size(); j++) {
+                double V = before.V[q][j], buffer = before.buffer[q][j], m = before.m[q][j], v = before.v[q][j];
+                double top = before.top[q][j];
+                const double d = (*dP[q])[j], large = std::fabs(V) + std::fabs(d) + std::fabs(buffer) + std::fabs(m) + 1;
+                Update u = of[q];
+                u.momentum_buffer = momentum ? singly.buffer[q].data() : nullptr;
+                u.max_exp_avg_sq = amsgrad ? singly.top[q].data() : nullptr;
+                reference(u, d, V, buffer, m, v, top, before.t[q] + 1);
+                if (!std::isfinite(V + d * d) || large > 1e15) continue;
+                if (!agree(std::fabs(singly.V[q][j] - V) <= 1e-6 * large, "a step")) return false;
+            }
+    }
+    if (!agree(failed || done == static_cast<int64_t>(batches.size()), "how many steps")) return false;
+    bool finite = true;
+    for (auto &V : at_once.V)
+        for (float x : V) finite &= std::isfinite(x);
+    if (!agree(at_once == singly || !finite, "steps in one call")) return false;
+    rows[draw.integer(0, rows.size() - 1)] = draw.coin() ? -1 : p.of;
+    State again = start;
+    const auto [refused, taken] = take(again, batches, costs);
+    return agree(refused && taken < static_cast<int64_t>(batches.size()), "a row that there is not");
+}
+
 // NaN and infinity anywhere: any result, but no fault.
 void survives(Draw &draw, long most_threads) {
-    Problem p(draw, most_threads);
+    Problem p(draw, most_threads, true);
     const float wrong[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f};
     for (auto *array : {&p.X, &p.W1, &p.b1, &p.W2, &p.b2})
         if (draw.coin(0.4)) (*array)[draw.integer(0, array->size() - 1)] = wrong[draw.integer(0, 5)];
@@ -371,8 +503,9 @@ int main(int, char **arguments) {
     const auto start = std::chrono::steady_clock::now();
     long trials = 0;
     for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; trials++) {
-        Problem p(draw, most_threads);
+        Problem p(draw, most_threads, true);
         if (!run(p) || !refuses(draw, most_threads) || !parts_agree(draw, most_threads)) return 1;
+        if (!steps_agree(draw, most_threads)) return 1;
         survives(draw, most_threads);
     }
     std::printf("%ld\n", trials);

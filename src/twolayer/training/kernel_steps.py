@@ -126,7 +126,9 @@ def why_not(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightnin
         return f"it computes in float32, and the precision is {trainer.precision}"
     clip, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
     if clip and not (algorithm in (None, "norm") and 0 < clip < math.inf):
-        return f"it clips gradients by their norm, and gradient_clip_val is {clip}, by {algorithm}"
+        return (
+            f"it clips gradients to a finite norm, and gradient_clip_val is {clip}, by {algorithm and algorithm.value}"
+        )
     for method in overridden(module, base):
         if method not in MAY_BE_ITS_OWN:
             return f"{type(module).__name__} has a {method} of its own"
