@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from twolayer.files import remove_unfinished
-from twolayer.training.checkpoints import LocalCheckpointIO, read_checkpoint
+from twolayer.sealing import read_checkpoint
+from twolayer.training.checkpoints import LocalCheckpointIO
 
 SIZE = 200_000
 

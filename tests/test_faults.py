@@ -27,8 +27,9 @@ pytest.importorskip("sklearn")
 from twolayer import cli, data
 from twolayer.files import remove_unfinished, written_whole
 from twolayer.kernels import library
+from twolayer.sealing import read_checkpoint, what_is_damaged
 from twolayer.training import LitTwoLayer
-from twolayer.training.checkpoints import LocalCheckpointIO, read_checkpoint, what_is_damaged
+from twolayer.training.checkpoints import LocalCheckpointIO
 
 ROOT = Path(__file__).parents[1]
 MOONS = ["--config", str(ROOT / "configs/moons.yaml"), "--trainer.accelerator=cpu"]

@@ -50,7 +50,7 @@ def test_imports_form_no_cycle():
 
 
 LAYERS = [
-    ["activations", "context", "extras", "files", "initialization", "names"],
+    ["activations", "context", "extras", "files", "initialization", "names", "sealing"],
     ["equations", "sequential"],
     ["tasks"],
     ["kernels"],

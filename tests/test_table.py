@@ -459,3 +459,35 @@ def test_the_page_s_service_answers(monkeypatch):
     assert_close(torch.tensor([[row["no"], row["yes"]] for row in answer.json()]).double(), expected, rtol=1e-6, atol=0)
     refused = client.post("/predict", json=[{"age": 33}])
     assert (refused.status_code, "'town'" in refused.text) == (422, True)
+
+
+def damaged(contents, draw):
+    """A checkpoint with a flipped bit, zeroed, or cut off."""
+    at = draw.randrange(len(contents) - 1)
+    kind = draw.choice(["flipped", "zeroed", "cut off"])
+    if kind == "flipped":
+        return contents[:at] + bytes([contents[at] ^ 1 << draw.randrange(8)]) + contents[at + 1 :]
+    if kind == "cut off":
+        return contents[:at]
+    zeroed = contents[:at] + bytes(len(contents[at : at + 4096])) + contents[at + 4096 :]
+    return zeroed if zeroed != contents else contents[:at]
+
+
+def test_a_damaged_checkpoint_predicts_nothing(capsys):
+    write("my.csv", people())
+    fit("--data.path", "my.csv", "--data.target", "label", "--trainer.max_epochs=1")
+    whole = Path("runs/my/version_0/checkpoints/best.ckpt").read_bytes()
+    draw = random.Random(0)
+    for _ in range(40):
+        Path("bad.ckpt").write_bytes(damaged(whole, draw))
+        with pytest.raises(ValueError, match=r"the checkpoint bad.ckpt is damaged or none: ") as error:
+            twolayer.load("bad.ckpt")
+        assert "\n" not in str(error.value)
+    for command in ("predict", "export"):
+        with pytest.raises(ValueError, match=r"the checkpoint bad.ckpt is damaged or none: "):
+            cli.main([command, "--ckpt_path", "bad.ckpt", *(["--data.path", "my.csv"] if command == "predict" else [])])
+    with pytest.raises(ValueError, match="must be a local file, got the address"):
+        twolayer.load("http://example.org/best.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt does not exist"):
+        twolayer.load("nowhere.ckpt")
+    assert not list(Path().rglob("*.part"))

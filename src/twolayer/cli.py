@@ -28,7 +28,8 @@ from twolayer.data import Table
 from twolayer.files import written_whole
 from twolayer.limits import check_environment, check_limits, check_optimizer
 from twolayer.parsing import Parser
-from twolayer.training.checkpoints import network_options, read_checkpoint
+from twolayer.sealing import read_checkpoint
+from twolayer.training.checkpoints import network_options
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
 from twolayer.training.logs import remove_what_was_killed, with_one_table

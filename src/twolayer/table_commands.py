@@ -12,9 +12,9 @@ from twolayer.data.report import held_out, held_out_rows, rows_of
 from twolayer.data.table import Table
 from twolayer.data.writing import checked_ending, prediction_columns, write_columns
 from twolayer.files import written_whole
+from twolayer.sealing import read_checkpoint, sealed
 from twolayer.tables import onnx
 from twolayer.tables.predictor import load
-from twolayer.training.checkpoints import read_checkpoint, sealed
 
 PRESET = Path(__file__).parent / "data/table.yaml"
 OF_A_CLASS = re.compile(r"--data(\.class_path)?(=.*)?")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twolayer.data.reading import import_polars
+from twolayer.files import written_whole
 from twolayer.tables.predictor import Predictor
 
 ENDINGS = (".csv", ".parquet")
@@ -18,16 +19,15 @@ def write_columns(path: Path, columns: dict[str, Sequence[Any]]) -> None:
         ValueError: it has another ending.
     """
     checked_ending(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
     if path.suffix.lower() == ".parquet":
-        import_polars().DataFrame(columns, strict=False).write_parquet(beside)
+        table = import_polars().DataFrame(columns, strict=False)
+        with written_whole(path, "wb") as file:
+            table.write_parquet(file)
     else:
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with written_whole(path, newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
-    beside.replace(path)
 
 
 def checked_ending(path: Path) -> Path:

@@ -1,13 +1,13 @@
 """A trained network with its table's encoding as an ONNX file: ``export``."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from twolayer.files import written_whole
 from twolayer.tables.predictor import Member, Predictor
 from twolayer.tables.values import DATE_PARTS, MISSING
 
@@ -77,12 +77,9 @@ def export(predictor: Predictor, path: str | Path) -> Path:
     }
     onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()})
     onnx.checker.check_model(model)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(model.SerializeToString())
-    os.replace(beside, path)
-    return path
+    with written_whole(path, "wb") as file:
+        file.write(model.SerializeToString())
+    return Path(path)
 
 
 def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> None:

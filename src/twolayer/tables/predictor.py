@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twolayer.network import TwoLayerNet
+from twolayer.sealing import first_line, read_checkpoint
 from twolayer.tables.encoding import ROWS_AT_ONCE, Encoding, Values
 from twolayer.tables.target import Target
 
@@ -139,17 +140,13 @@ def load(path: str | Path) -> Predictor:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no checkpoint of a fit.
+        ValueError: it is no local file, damaged, or no checkpoint of a fit.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path must be a checkpoint, but there is no {path}")
+    checkpoint = read_checkpoint(path, "cpu")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"path must be a checkpoint, got {path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"path must be a checkpoint of a fit, got {path} with {type(checkpoint).__name__}")
-    return Predictor([Member(one) for one in (checkpoint, *checkpoint.get("members", []))])
+        return Predictor([Member(one) for one in (checkpoint, *checkpoint.get("members", []))])
+    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the checkpoint {path} is of no network: {first_line(str(error))}") from error
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Values:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
-from twolayer.training.checkpoints import read_checkpoint
+from twolayer.sealing import read_checkpoint
 
 
 def why_it_ended(trainer: L.Trainer) -> str:

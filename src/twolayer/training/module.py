@@ -17,9 +17,10 @@ from twolayer.arguments import one_of, positive_int
 from twolayer.loading import Block
 from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
+from twolayer.sealing import read_checkpoint, sealed
 from twolayer.training import kernel_steps
 from twolayer.training.batches import as_examples
-from twolayer.training.checkpoints import hyper_parameters, read_checkpoint, sealed, use_local_files
+from twolayer.training.checkpoints import hyper_parameters, use_local_files
 from twolayer.training.finite import of_a_batch
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
