@@ -11,6 +11,7 @@ from twolayer.network import TwoLayerNet
 from twolayer.sealing import first_line, read_checkpoint
 from twolayer.tables.encoding import ROWS_AT_ONCE, Encoding, Values
 from twolayer.tables.target import Target
+from twolayer.tables.values import listed
 
 NETWORK = ("in_features", "hidden_features", "out_features", "task", "activation")
 
@@ -175,11 +176,3 @@ def _values(rows: Any, columns: Sequence[str]) -> Values:
 
 def _is_column(value: Any) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
-
-
-def listed(column: Any) -> list[Any]:
-    """As Python's own values: those of polars, pandas, PyTorch, NumPy and Arrow."""
-    for way in ("to_list", "tolist", "to_pylist"):
-        if hasattr(column, way):
-            return getattr(column, way)()
-    return list(column)

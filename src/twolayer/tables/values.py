@@ -33,6 +33,14 @@ def present(values: Sequence[Any]) -> list[Any]:
     return found
 
 
+def listed(column: Any) -> list[Any]:
+    """As Python's own values: those of polars, pandas, PyTorch, NumPy and Arrow."""
+    for way in ("to_list", "tolist", "to_pylist"):
+        if hasattr(column, way):
+            return getattr(column, way)()
+    return list(column)
+
+
 def decimal_mark(values: Sequence[Any]) -> str:
     """``","`` if that is what parts the decimals in the strings among the values, otherwise ``"."``.
 
