@@ -245,6 +245,19 @@ def test_another_default_device(backward):
     assert_alike(found, truth)
 
 
+@modes
+def test_another_default_dtype(backward):
+    p = problem("tanh", "binary", dtype=torch.float32)
+    net = p.net(backward=backward)
+    truth = calls(net, p.X, p.Y)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = calls(net, p.X, p.Y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_alike(found, truth)
+
+
 @pytest.mark.parametrize(("n_x", "n_h", "n_y"), [(0, 3, 1), (2, 0, 1), (2, 3, 0)])
 def test_no_features_units_or_outputs(n_x, n_h, n_y):
     P = [torch.ones(shape) for shape in ((n_h, n_x), (n_h,), (n_y, n_h), (n_y,))]

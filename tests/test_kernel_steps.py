@@ -579,3 +579,33 @@ def test_long_steps_are_several_calls(fit, counted, monkeypatch):
     parts = fit(max_steps=62)
     assert set(counted) == {1, 3}
     assert torch.equal(weights(parts), weights(whole))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_defaults_of_pytorch_s_have_no_say_in_the_kernel_s_buffers(shuffle):
+    torch.manual_seed(0)
+    X, Y = torch.randn(90, 3), torch.randn(90, 1)
+    nets = [LitTwoLayer(3, 5, 1, task="regression", standardize=False).net for _ in range(3)]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    for net, change in zip(nets, (None, torch.set_default_device, torch.set_default_dtype), strict=True):
+        loader = TensorLoader((X, Y), batch_size=16, shuffle=shuffle, seed=3, steps_per_call=6)
+        optimizer = SGD(net.parameters(), lr=0.1, fused=True)
+        parameters = Parameters(*net.parameters())
+        none = Standard(torch.zeros(3), torch.ones(3), torch.zeros(1), torch.ones(1))
+        of = kernel_steps.Problem(
+            Examples(X, Y, None, None), parameters, Objective(net.activation, "regression", 0.0), none
+        )
+        changes = kernel_steps.updates(optimizer, parameters)
+        if change is not None:
+            change("meta" if change is torch.set_default_device else torch.float64)
+        try:
+            (block,) = loader
+            found = kernel_steps.take(of, optimizer, changes, block.rows, math.inf)
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        assert [size for _, size in found] == [16] * 5 + [10]
+        assert all(J.dtype is torch.float32 and 0 < J < 100 for J, _ in found)
+    for net in nets[1:]:
+        assert all(torch.equal(V, W) for V, W in zip(net.parameters(), nets[0].parameters(), strict=True))

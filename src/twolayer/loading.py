@@ -91,7 +91,7 @@ class SeededSampler(RandomSampler):
         self.epoch = epoch
 
     def permutation(self) -> Tensor:
-        return torch.randperm(len(self), generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(self.seed + self.epoch), device="cpu")
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.permutation().tolist())
@@ -224,7 +224,7 @@ class TensorLoader(DataLoader):
             if isinstance(self.sampler, SeededSampler):
                 order = self.sampler.permutation()
             else:
-                order = torch.tensor(list(self.sampler), dtype=torch.int64)
+                order = torch.tensor(list(self.sampler), dtype=torch.int64, device="cpu")
             # Once an epoch, so that a step waits for no transfer.
             batches = order.to(self.dataset.tensors[0].device).split(self.batch_size)
         for _ in range(self.repeat):

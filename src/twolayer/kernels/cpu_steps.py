@@ -91,7 +91,8 @@ def take(examples: Examples, parameters: Parameters, objective: Objective, steps
         plan, rows = _plan([m], sizes).repeat(steps.number, 1), None
     else:
         plan, rows = _plan(list(map(len, steps.batches)), sizes), torch.cat(list(steps.batches))
-    costs, done = torch.empty(len(plan)), torch.zeros((), dtype=torch.int64)
+    costs = torch.empty(len(plan), dtype=torch.float32, device=plan.device)
+    done = torch.zeros_like(plan[0, 0])
     packed = STEPS.pack(
         *map(_address, (plan, rows, costs, done)),
         *(len(plan), m, steps.most_norm),
@@ -137,7 +138,7 @@ def _plan(of_batches: list[int], sizes: list[int]) -> Tensor:
     for m in of_batches:
         plan.append((first, m, cpu.threads_for(cpu.work_of(m, *sizes))))
         first += m
-    return torch.tensor(plan)
+    return torch.tensor(plan, dtype=torch.int64, device="cpu")
 
 
 def _address(V: Tensor | None) -> int:

@@ -203,7 +203,9 @@ def take(
     """
     sizes = [batch.stop - batch.start if isinstance(batch, slice) else len(batch) for batch in rows]
     rows = rows[: cpu_steps.in_a_call(sizes, of.parameters)]
-    batches = [torch.arange(batch.start, batch.stop) if isinstance(batch, slice) else batch for batch in rows]
+    batches = [
+        torch.arange(batch.start, batch.stop, device="cpu") if isinstance(batch, slice) else batch for batch in rows
+    ]
     steps = Steps(changes, batches, standard=of.standard, most_norm=most_norm)
 
     def closure() -> tuple[Tensor, Parameters]:
