@@ -5,6 +5,7 @@
 """
 
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -16,7 +17,7 @@ import lightning as L
 import numpy as np
 import sklearn
 import torch
-from measuring import Timed, interleaved, options, publish, quicker, table, timed
+from measuring import Timed, interleaved, options, publish, quicker, table, timed, verdict
 from numpy.typing import NDArray
 from peers import criterion
 from sklearn.exceptions import ConvergenceWarning
@@ -27,12 +28,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from twolayer import TwoLayerNet
 from twolayer.data import TabularDataModule
-from twolayer.loading import Block, TensorLoader
-from twolayer.training import LitTwoLayer
+from twolayer.loading import TensorLoader
+from twolayer.training import LitTwoLayer, kernel_steps
+from twolayer.training.standardization import Standardize
 
 ROWS, FEATURES, HIDDEN = 100_000, 28, 100
 BATCH_SIZES = [64, 200, 1024, 4096]
 ROUNDS = 5
+IN_A_BLOCK = 32
+AT_LEAST = {64: 3, 200: 3.5, 1024: 3, 4096: 3.5}
+"""Times as quick as scikit-learn."""
 SEEDS, EPOCHS, VALIDATION_ROWS = 5, 3, 20_000
 
 DEVICE = "cpu"
@@ -166,8 +171,10 @@ def rates(data: Rows, rounds: int) -> list[list[str]]:
     for batch_size in BATCH_SIZES:
         times = interleaved({name: run(fit, batch_size) for name, fit in PEERS.items()}, rounds, turn=0)
         examples = [f"{len(data[0]) / statistics.median(seconds) / 1000:,.0f}" for seconds in times.values()]
-        ratios = [f"{statistics.median(quicker(times, 'ours', name)):.2f}" for name in PEERS if name != "ours"]
-        rows.append([f"{batch_size:,}", *examples, *ratios])
+        ratios = {name: statistics.median(quicker(times, "ours", name)) for name in PEERS if name != "ours"}
+        least = AT_LEAST[batch_size]
+        reached = verdict(ratios["scikit-learn"] >= least, f"at least {least}")
+        rows.append([f"{batch_size:,}", *examples, *(f"{ratio:.2f}" for ratio in ratios.values()), reached])
     return rows
 
 
@@ -175,42 +182,53 @@ def parts(data: Rows, rounds: int) -> list[list[str]]:
     """Where the time of a step goes: its parts by themselves, and the step within a fit."""
     X, Y = map(torch.from_numpy, data)
 
-    def in_batches(loader: Any) -> None:
-        for item in loader:
-            if isinstance(item, Block):
-                for _ in item:
-                    pass
-
     rows = []
     for batch_size in BATCH_SIZES:
         steps = -(-len(X) // batch_size)
-        x, y = X[:batch_size].clone(), Y[:batch_size].clone()
-        net = TwoLayerNet(FEATURES, HIDDEN, 1)
-        sequential = net.to_sequential()
-        graph = partial(lambda module, x, y: criterion(module(x), y).backward(), sequential, x, y.float())
-        graph()  # so that Adam has gradients
+        sequential = network(0).to_sequential()
+        adam = torch.optim.Adam(sequential.parameters())
+
+        def usual_step(x: torch.Tensor, y: torch.Tensor, net: nn.Module, adam: torch.optim.Optimizer) -> None:
+            adam.zero_grad()
+            criterion(net(x), y).backward()
+            adam.step()
+
         usual_loader = DataLoader(TensorDataset(X, Y), batch_size=batch_size, shuffle=True)
-        loader = TensorLoader((X, Y), batch_size=batch_size, shuffle=True, steps_per_call=32)
+        loader = TensorLoader((X, Y), batch_size=batch_size, shuffle=True, steps_per_call=IN_A_BLOCK)
+        taken, block = steps_of_a_block(X, Y, batch_size)
         computations = {
             "as usual": {
-                "batches": partial(in_batches, usual_loader),
-                "cost and gradients": graph,
-                "Adam": torch.optim.Adam(net.parameters()).step,
+                "batches": partial(list, usual_loader),
+                "step": partial(usual_step, X[:batch_size], Y[:batch_size].float(), sequential, adam),
             },
-            "ours": {
-                "batches": partial(in_batches, loader),
-                "cost and gradients": partial(net.loss_and_grads, x, y),
-                "Adam": torch.optim.Adam(net.parameters(), fused=True).step,
-            },
+            "ours": {"batches": partial(list, loader), "step": block},
         }
         for name, fit in (("as usual", usual_lightning), ("ours", ours)):
             times = interleaved(timed(computations[name]), rounds)
             found = {part: 1e6 * statistics.median(seconds) for part, seconds in times.items()}
             found["batches"] /= steps
+            found["step"] /= taken if name == "ours" else 1
             whole = 1e6 * fit(data, batch_size, 2, 0).seconds / steps
             cells = [*found.values(), whole - sum(found.values()), whole]
             rows.append([f"{batch_size:,}", name, *(f"{cell:,.0f}" for cell in cells)])
     return rows
+
+
+def steps_of_a_block(X: torch.Tensor, Y: torch.Tensor, batch_size: int) -> tuple[int, Callable[[], Any]]:
+    """What a fit calls for a block, and how many steps that takes."""
+    net, same = network(0), Standardize(FEATURES)
+    adam = torch.optim.Adam(net.parameters(), fused=True)
+    _, grads = net.loss_and_grads(X[:batch_size], Y[:batch_size])
+    for name, V in net.named_parameters():
+        V.grad = grads[name]
+    adam.step()  # so that it has its state
+    problem = kernel_steps.problem(net, (X, Y), same, None)
+    assert not isinstance(problem, str), problem
+    changes = kernel_steps.updates(adam, problem.parameters)
+    assert not isinstance(changes, str), changes
+    batches = torch.randperm(len(X)).split(batch_size)[:IN_A_BLOCK]
+    call = partial(kernel_steps.take, problem, adam, changes, batches, math.inf)
+    return len(call()), call
 
 
 def losses() -> list[list[str]]:
@@ -235,15 +253,16 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     warnings.filterwarnings("ignore", module="lightning")
     data = rows(ROWS, 0)
-    ratios = ["ours ÷ scikit-learn", "ours ÷ loop", "ours ÷ Lightning"]
+    ratios = ["ours ÷ scikit-learn", "ours ÷ loop", "ours ÷ Lightning", "of scikit-learn, wanted"]
     steps = (
         f"""\
 ## Where the time of a step goes
 
 Microseconds for each step in `Trainer.fit`. The parts are measured by themselves, where they find the cache as they
-left it, so that the rest, Lightning's and the standardisation's, is somewhat less than it says.
+left it, so that the rest, Lightning's, is somewhat less than it says. Ours brings rows by their numbers,
+{IN_A_BLOCK} batches at once; one call of the kernel gathers and standardises them and takes the steps.
 
-{table(["batch", "", "batches", "cost and gradients", "Adam", "the rest", "in all"], parts(data, rounds), 2)}
+{table(["batch", "", "batches", "cost, gradients, Adam", "the rest", "in all"], parts(data, rounds), 2)}
 
 """
         if DEVICE == "cpu"
