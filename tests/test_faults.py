@@ -131,7 +131,7 @@ def test_a_process_killed_while_it_writes(trials, reached, what, few, many):
         environment = {**ENVIRONMENT, "TMPDIR": elsewhere}
         out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     found = json.loads(out)
-    reached(f"kill -9 while writing a {what}: the newest is whole", found["whole"], found["trials"])
+    reached(f"kill -9 while writing {what}: the newest is whole", found["whole"], found["trials"])
     reached(f"… and after the next start nothing unfinished is left ({what})", found["clean"], found["trials"])
     assert found["elsewhere"] == []
 
@@ -208,9 +208,7 @@ def test_a_damaged_checkpoint_is_refused(trials, reached, capsys, damage):
             if trial < trials(1, 10) or entry == "load_from_checkpoint":
                 assert "bad.ckpt is damaged" in refusal(call, capsys)
         refused += 1
-    reached(
-        f"a checkpoint with {damage}: refused by fit, validate, test, predict, load_from_checkpoint", refused, number
-    )
+    reached(f"a checkpoint, {damage}: refused by fit, validate, test, predict, load_from_checkpoint", refused, number)
 
 
 def test_no_bit_at_all_can_be_flipped_unseen(trials, reached):
@@ -428,11 +426,9 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(trials, reached
         assert_close(found["optimizer_states"], expected["optimizer_states"], rtol=0, atol=0)
         assert command.trainer.checkpoint_callback.best_model_score == best
         assert validations(path) == rows
-    reached(
-        f"SIGTERM or SIGINT, twice, in a step, {' '.join(options)}: status 143, 130; bitwise the same",
-        len(steps),
-        len(steps),
-    )
+    chosen = "".join(f", {option}" for option in options)
+    case = f"SIGTERM or SIGINT, twice, in a step{chosen}: status 143, 130; bitwise the same"
+    reached(case, len(steps), len(steps))
 
 
 def validations(checkpoint):
