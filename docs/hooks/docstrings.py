@@ -26,5 +26,5 @@ class SphinxMarkup(Extension):
             shown = name.rsplit(".", 1)[-1] if short else name
             return f'<autoref optional identifier="{path}">`{shown}`</autoref>'
 
-        text = TERM.sub(r"\1\n:   ", ROLE.sub(link, obj.docstring.value))
+        text = TERM.sub(r"\n\1\n:   ", ROLE.sub(link, obj.docstring.value))
         obj.docstring.value = SESSION.sub(r"```pycon\n\g<0>\n```\n", text + "\n").rstrip()
