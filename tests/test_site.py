@@ -147,7 +147,9 @@ def test_links_lead_somewhere(site):
 def test_measurements_are_pages(site):
     links = [a.get("href", "") for a in Elements(site / "streaming.html").of("a")]
     assert "benchmarks/results/memory.html" in links
-    assert all((site / path.relative_to(ROOT).with_suffix(".html")).is_file() for path in ROOT.glob("benchmarks/*/*.md"))
+    assert all(
+        (site / path.relative_to(ROOT).with_suffix(".html")).is_file() for path in ROOT.glob("benchmarks/*/*.md")
+    )
 
 
 def test_every_picture_has_a_text(site):
@@ -168,7 +170,7 @@ def test_what_is_wrong_stops_the_build(tmp_path):
     (tmp_path / "docs" / "forgotten.md").write_text("# Forgotten\n\n[There](nowhere.md), [here](design.md#no-such)\n")
     done = build(tmp_path, tmp_path / "site")
     assert done.returncode == 1
-    for complaint in ("not included in the \"nav\"", "'nowhere.md'", "'design.md#no-such'"):
+    for complaint in ('not included in the "nav"', "'nowhere.md'", "'design.md#no-such'"):
         assert complaint in done.stderr
 
 
@@ -211,5 +213,4 @@ def test_a_browser_has_no_complaint(address, tmp_path, page):
         timeout=120,
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    assert 'class="js"' in done.stdout or "js no-" not in done.stdout.split("<head>")[0]  # the theme's script ran
-    assert "</main>" in done.stdout
+    assert re.search(r'<html[^>]* class="[^"]*\bjs\b', done.stdout)  # the theme's script ran
