@@ -13,6 +13,8 @@ LATEX = LatexToMathML(fancy_error=False)
 
 def on_page_content(content: str, **_: Any) -> str:
     def mathml(formula: re.Match[str]) -> str:
-        return LATEX.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=formula[2] == "[")
+        displayed = formula[2] == "["
+        written = LATEX.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=displayed)
+        return f'<div class="formula">{written}</div>' if displayed else written
 
     return FORMULA.sub(mathml, content)
