@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from twolayer.plots import given
-from twolayer.plots.style import AMOUNT, GREY, SERIES, SIGN, given_or_new, whole_numbers
+from twolayer.plots.style import AMOUNT, GREY, SERIES, SIGN, given_or_new, scale, whole_numbers
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -57,14 +57,13 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     for i, (equation, words, V, colors, norm) in enumerate(panels):
         width = first if i == 0 else (1 - first) / 3 - 0.05
         panel = ax.inset_axes((0 if i == 0 else first + 0.05 + (i - 1) * (width + 0.05), 0, width, 1))
-        image = panel.imshow(V.numpy(), cmap=colors, norm=norm, aspect="auto", interpolation="nearest")
+        image = panel.imshow(V.numpy(), cmap=colors, norm=norm, aspect="auto", interpolation="none")
         panel.set(title=f"{equation}\n{words}", xlabel="output" if i == 0 else "hidden unit")
         panel.spines[:].set_visible(False)
         whole_numbers(panel.xaxis, panel.yaxis)
         panel.tick_params(left=i == 0, labelleft=i == 0)
-        bar = ax.figure.colorbar(image, cax=panel.inset_axes((0, -0.3, 1, 0.04)), orientation="horizontal")
+        bar = scale(image, panel, cax=panel.inset_axes((0, -0.3, 1, 0.04)), orientation="horizontal")
         bar.ax.xaxis.set_major_locator(MaxNLocator(3))
-        bar.outline.set_visible(False)
     ax.child_axes[0].set_ylabel("example, sorted by $dZ_2$")
     return ax
 

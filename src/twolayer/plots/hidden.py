@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from twolayer.plots import given
-from twolayer.plots.style import AMOUNT, FAULT, GREY, given_or_new, whole_numbers
+from twolayer.plots.style import AMOUNT, FAULT, GREY, given_or_new, scale, whole_numbers
 from twolayer.units import UnitFaults, unit_faults
 
 WORKING = "working"
@@ -57,12 +57,11 @@ def hidden_units(net: Any, X: Any, *, ax: Axes | None = None) -> Axes:
         norm=norm,
         origin="lower",
         aspect="auto",
-        interpolation="nearest",
+        interpolation="none",
         extent=(-0.5, n_h - 0.5, low, high),
     )
-    bar = ax.figure.colorbar(image, ax=ax, label="share of the rows", ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
+    bar = scale(image, ax, label="share of the rows", ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-    bar.outline.set_visible(False)
     first, middle, level = 0, -torch.inf, 0
     for kind, units in kinds.items():
         color = GREY if kind == WORKING else FAULT

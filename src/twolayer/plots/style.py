@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -55,6 +57,15 @@ def whole_numbers(*axes: Axis) -> None:
     """Ticks at integers alone, and not many."""
     for axis in axes:
         axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+
+
+def scale(image: AxesImage, where: Axes, **options: Any) -> Colorbar:
+    """The colours of an image with their numbers, drawn beside ``where``, or as ``cax``."""
+    bar = where.figure.colorbar(image, **({"ax": where} | options))
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)  # in an SVG, one small image in place of 256 rectangles
+    return bar
 
 
 def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
