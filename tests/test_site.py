@@ -158,6 +158,14 @@ def test_every_picture_has_a_text(site):
     assert all(len(picture.get("alt", "")) > 20 for picture in pictures)
 
 
+def test_the_first_page_starts_with_a_picture(site):
+    page = Elements(site / "index.html")
+    (picture,) = page.of("img")
+    order = [tag for tag, _ in page.found]
+    assert order.index("h1") < order.index("img") < order.index("pre")
+    assert (site / picture["src"]).read_text(encoding="utf-8").startswith("<?xml")
+
+
 def test_the_repository_is_where_pyproject_says(site):
     assert REPOSITORY in [a.get("href") for a in Elements(site / "index.html").of("a")]
 
