@@ -59,7 +59,7 @@ def boundaries() -> Figure:
         net, costs = trained(hidden)
         decision_boundary(net, X[::2], Y[::2], ax=ax).get_legend().remove()
         for points in ax.collections[-2:]:
-            points.set_sizes([9])
+            points.set(sizes=[13], linewidths=[0.4])
         ax.set_title(f"{hidden} hidden unit{'s' if hidden > 1 else ''}: cost {costs[-1]:.2f}")
     ax = axes[-1]
     ax.plot(range(len(UNITS)), [trained(hidden)[1][-1].item() for hidden in UNITS], "o-", color=GREY)
@@ -96,15 +96,21 @@ def twins() -> Figure:
             color, end = SERIES[unit], rows[-1, unit].tolist()
             ax.plot(*rows[:, unit].T.numpy(), color=color, lw=4.5 - unit)
             ax.plot(*end, "o", color=color, ms=9 - 2 * unit)
-            if spread:
-                ax.annotate(f"unit {unit}", end, xytext=(6, 6), textcoords="offset points", color=color)
-        if not spread:
-            ax.annotate("units 0, 1, 2, 3", end, xytext=(6, 6), textcoords="offset points", color=GREY)
-        ax.plot(*rows[0, 0].tolist(), "x", color=GREY)
-        ax.annotate("start", rows[0, 0].tolist(), xytext=(6, -12), textcoords="offset points", color=GREY)
+            way = rows[-1, unit] - rows[0, unit]
+            outward = (10 * way / way.norm()).tolist()
+            words = f"unit {unit}" if spread else "units 0, 1, 2, 3"
+            if spread or unit == 3:
+                place = {
+                    "xytext": outward,
+                    "ha": "left" if outward[0] > 5 else "right" if outward[0] < -5 else "center",
+                }
+                place["va"] = "bottom" if outward[1] > 5 else "top" if outward[1] < -5 else "center"
+                ax.annotate(words, end, textcoords="offset points", color=color if spread else GREY, **place)
+        ax.plot(*rows[0, 0].tolist(), "x", color=GREY, ms=9, zorder=4)
+        ax.annotate("start", rows[0, 0].tolist(), xytext=(9, -4), textcoords="offset points", color=GREY)
         ax.set(title=f"{start}: the units are {spread:.3g} apart at most", xlabel="weight of $x_1$")
         ax.set_ylabel("weight of $x_2$")
-        ax.margins(0.15)
+        ax.margins(0.2)
     return figure
 
 
@@ -226,7 +232,7 @@ def write(name: str) -> Path:
     path, figure = FOLDER / f"{name}.svg", drawn(name)
     about = {"Title": FIGURES[name].__doc__, "Description": words(figure), "Date": None, "Creator": "docs/figures.py"}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=150, metadata=about)
+        figure.savefig(path, dpi=120, metadata=about)
     return path
 
 
