@@ -4,9 +4,11 @@
 draws one and returns it. What its words say also stands in the file, as the description of the picture.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import matplotlib
@@ -231,8 +233,11 @@ def write(name: str) -> Path:
     """Always the same bytes, with the same version of Matplotlib."""
     path, figure = FOLDER / f"{name}.svg", drawn(name)
     about = {"Title": FIGURES[name].__doc__, "Description": words(figure), "Date": None, "Creator": "docs/figures.py"}
+    svg = StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=120, metadata=about)
+        figure.savefig(svg, format="svg", dpi=120, metadata=about)
+    lines = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), svg.getvalue())  # no finer than seen
+    path.write_text(re.sub(r" +$", "", lines, flags=re.MULTILINE), encoding="utf-8")
     return path
 
 
