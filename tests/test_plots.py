@@ -1,5 +1,6 @@
 """plots: what is drawn is what the network does."""
 
+import importlib
 import sys
 
 import numpy as np
@@ -106,13 +107,14 @@ def test_the_points_are_the_examples(trained):
     drawn = only(ax, PathCollection)
     assert [points.get_label() for points in drawn] == ["no", "yes"]
     for k, points in enumerate(drawn):
-        assert torch.equal(torch.tensor(np.asarray(points.get_offsets())), X[Y == k])
+        assert torch.equal(torch.tensor(np.asarray(points.get_offsets())), X[Y.eq(k)])
 
 
 def test_several_classes_meet_where_two_are_equal():
     X = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     Y = (X[:, 0] > 0).long() + (X[:, 1] > 0.3)
-    net = TwoLayerNet(2, 8, 3, task="multiclass", activation="tanh", dtype=X.dtype)
+    generator = torch.Generator().manual_seed(0)
+    net = TwoLayerNet(2, 8, 3, task="multiclass", activation="tanh", dtype=X.dtype, generator=generator)
     gradient_descent(net, X, Y, learning_rate=0.5, iterations=500)
     ax = plots.decision_boundary(net, X, Y, ax=axes())
     points = np.concatenate([path.vertices for part in only(ax, ContourSet) for path in part.get_paths()])
@@ -182,7 +184,7 @@ def order(ax, hidden):
 @pytest.mark.parametrize("hidden", [4, 80])
 def test_the_shades_are_shares_of_the_rows(hidden):
     X = torch.randn(203, 3, generator=torch.Generator().manual_seed(2))
-    net = TwoLayerNet(3, hidden, 1, activation="tanh")
+    net = TwoLayerNet(3, hidden, 1, activation="tanh", generator=torch.Generator().manual_seed(3))
     ax = plots.hidden_units(net, X, ax=axes())
     shares = image(ax)
     shares = shares[:, 10::20] if hidden == 4 else shares
@@ -371,10 +373,8 @@ def test_the_curves_of_several_runs(runs):
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
 def test_the_curves_of_gradient_descent(kind):
     costs = kind([0.7, 0.5, 0.25])
-    assert (
-        lines(plots.learning_curves(costs, ax=axes())) == {"cost": [[0, 0.7], [1, 0.5], [2, 0.25]]}
-        or kind is torch.tensor
-    )
+    (line,) = plots.learning_curves(costs, ax=axes()).lines
+    assert line.get_xydata() == pytest.approx(np.array([[0, 0.7], [1, 0.5], [2, 0.25]]))
     ax = plots.learning_curves({"one": costs, "two": costs[:2]}, ax=axes())
     assert [len(line.get_xydata()) for line in ax.lines] == [3, 2]
     assert ax.get_xlabel() == "iteration"
@@ -432,12 +432,13 @@ def test_nothing_but_its_axes_is_drawn_on(trained, name):
 def test_arrays_are_as_good_as_tensors(trained, name):
     net, X, Y = trained
     pictures = []
-    for given in ((X, Y), (X.numpy(), Y.numpy()), (X.requires_grad_(False).float(), Y.reshape(-1, 1).double())):
+    for given in ((X, Y), (X.numpy(), Y.numpy()), (X.float(), Y.reshape(-1, 1).double())):
         figure = matplotlib.backends.backend_agg.FigureCanvasAgg(Figure()).figure
         PICTURES[name](net, *given, figure.subplots())
         pictures.append(drawn_by(figure))
-    assert pictures[0] == pictures[1]
-    assert len(pictures[2]) == len(pictures[0])
+    tensors, arrays, rounded = pictures
+    assert tensors == arrays
+    assert np.mean(np.frombuffer(tensors, np.uint8) != np.frombuffer(rounded, np.uint8)) < 0.01
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "learning_curves"])
@@ -456,7 +457,7 @@ def test_bad_input(trained, name):
             draw(net, X, Y[:-1], axes())
     regression = TwoLayerNet(2, 3, 1, task="regression")
     if name in ("decision_boundary", "confusion_matrix", "calibration"):
-        with pytest.raises(ValueError, match="task of net must be one of 'binary', .*got 'regression'"):
+        with pytest.raises(ValueError, match=r"task of net must be one of 'binary', .*got 'regression'"):
             draw(regression, X, Y, axes())
 
 
@@ -485,10 +486,4 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"this needs matplotlib: pip install 'twolayer\[plots\]'"):
-        importlib_import("twolayer.plots")
-
-
-def importlib_import(name):
-    import importlib
-
-    return importlib.import_module(name)
+        importlib.import_module("twolayer.plots")
