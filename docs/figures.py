@@ -4,9 +4,11 @@
 draws one and returns it. What its words say also stands in the file, as the description of the picture.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import matplotlib
@@ -46,9 +48,12 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def the_flower() -> Figure:
-    """Its boundary, by four hidden units."""
+    """Its boundary, by four hidden units: the picture of the README, by its very lines."""
     figure, (ax,) = panels(1, 1, 4.2, 4.2)
-    decision_boundary(trained(4)[0], X, Y, ax=ax)
+    generator, exact = torch.Generator().manual_seed(3), torch.tensor(flower()[0])
+    net = TwoLayerNet(2, 4, 1, activation="tanh", init="course", dtype=exact.dtype, generator=generator)
+    gradient_descent(net, exact, Y, learning_rate=1.2, iterations=5000)
+    decision_boundary(net, exact, Y, ax=ax)
     return figure
 
 
@@ -59,7 +64,7 @@ def boundaries() -> Figure:
         net, costs = trained(hidden)
         decision_boundary(net, X[::2], Y[::2], ax=ax).get_legend().remove()
         for points in ax.collections[-2:]:
-            points.set_sizes([9])
+            points.set(sizes=[13], linewidths=[0.4])
         ax.set_title(f"{hidden} hidden unit{'s' if hidden > 1 else ''}: cost {costs[-1]:.2f}")
     ax = axes[-1]
     ax.plot(range(len(UNITS)), [trained(hidden)[1][-1].item() for hidden in UNITS], "o-", color=GREY)
@@ -96,15 +101,21 @@ def twins() -> Figure:
             color, end = SERIES[unit], rows[-1, unit].tolist()
             ax.plot(*rows[:, unit].T.numpy(), color=color, lw=4.5 - unit)
             ax.plot(*end, "o", color=color, ms=9 - 2 * unit)
-            if spread:
-                ax.annotate(f"unit {unit}", end, xytext=(6, 6), textcoords="offset points", color=color)
-        if not spread:
-            ax.annotate("units 0, 1, 2, 3", end, xytext=(6, 6), textcoords="offset points", color=GREY)
-        ax.plot(*rows[0, 0].tolist(), "x", color=GREY)
-        ax.annotate("start", rows[0, 0].tolist(), xytext=(6, -12), textcoords="offset points", color=GREY)
+            way = rows[-1, unit] - rows[0, unit]
+            outward = (10 * way / way.norm()).tolist()
+            words = f"unit {unit}" if spread else "units 0, 1, 2, 3"
+            if spread or unit == 3:
+                place = {
+                    "xytext": outward,
+                    "ha": "left" if outward[0] > 5 else "right" if outward[0] < -5 else "center",
+                }
+                place["va"] = "bottom" if outward[1] > 5 else "top" if outward[1] < -5 else "center"
+                ax.annotate(words, end, textcoords="offset points", color=color if spread else GREY, **place)
+        ax.plot(*rows[0, 0].tolist(), "x", color=GREY, ms=9, zorder=4)
+        ax.annotate("start", rows[0, 0].tolist(), xytext=(9, -4), textcoords="offset points", color=GREY)
         ax.set(title=f"{start}: the units are {spread:.3g} apart at most", xlabel="weight of $x_1$")
         ax.set_ylabel("weight of $x_2$")
-        ax.margins(0.15)
+        ax.margins(0.2)
     return figure
 
 
@@ -225,8 +236,11 @@ def write(name: str) -> Path:
     """Always the same bytes, with the same version of Matplotlib."""
     path, figure = FOLDER / f"{name}.svg", drawn(name)
     about = {"Title": FIGURES[name].__doc__, "Description": words(figure), "Date": None, "Creator": "docs/figures.py"}
+    svg = StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=150, metadata=about)
+        figure.savefig(svg, format="svg", dpi=120, metadata=about)
+    lines = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), svg.getvalue())  # no finer than seen
+    path.write_text(re.sub(r" +$", "", lines, flags=re.MULTILINE), encoding="utf-8")
     return path
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from twolayer.plots import given
 from twolayer.plots.style import CLASSES, MARKERS, given_or_new
 
-POINTS = 241
+POINTS = 201
 """On each side of the grid on which the network is asked."""
 SHADE = 0.45
 """How much of a class's colour there is where it is certain, the rest white: points stand out on it."""
