@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -56,6 +57,16 @@ class LocalCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | PathLike[str]) -> None:
         local_path(path).unlink(missing_ok=True)
+
+
+def run_folder(checkpoint: str | PathLike[str]) -> Path:
+    """Where the files of a run lie, by one of its checkpoints.
+
+    >>> run_folder("/runs/moons/version_0/checkpoints/best.ckpt").name
+    'version_0'
+    """
+    folder = Path(checkpoint).resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def use_local_files(strategy: Strategy) -> None:
