@@ -114,6 +114,7 @@ CALLS_OF_X = {
     "predict": lambda call: call.net.predict(call.X),
     "loss": lambda call: call.net.loss(call.X, call.Y, **call.given),
     "loss_and_grads": lambda call: call.net.loss_and_grads(call.X, call.Y, **call.given),
+    "trace": lambda call: call.net.trace(call.X, call.Y, **call.given),
     "functional.logits": lambda call: F2.logits(call.X, **call.parameters),
     "gradient_descent": lambda call: twolayer.gradient_descent(call.net, call.X, call.Y, iterations=1, **call.given),
 }
@@ -144,6 +145,7 @@ CALLS_OF_Y = {
         torch.zeros(M, call.options["out_features"]), call.Y, task=call.options["task"], **call.given
     ),
     "loss_and_grads": CALLS_OF_X["loss_and_grads"],
+    "trace": CALLS_OF_X["trace"],
 }
 
 
@@ -195,7 +197,7 @@ def test_weights(bad, call, monkeypatch):
     check(bad, CALLS_OF_Y[call], "given", monkeypatch)
 
 
-@pytest.mark.parametrize("call", ["loss", "loss_and_grads"])
+@pytest.mark.parametrize("call", ["loss", "loss_and_grads", "trace"])
 def test_empty_batch(call):
     empty = good()._replace(X=torch.ones(0, N_X), Y=torch.ones(0, dtype=torch.int64))
     assert empty.net(empty.X).shape == (0, N_Y)  # as nn.Linear
@@ -302,5 +304,6 @@ def test_no_synchronisation(task, backward):
     try:
         net.loss(X, Y, sample_weight=w).backward()
         net.loss_and_grads(X, Y, sample_weight=w)
+        net.trace(X, Y, sample_weight=w)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -9,12 +9,13 @@ from torch import Generator, Tensor, nn
 from twolayer import arguments, functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of, positive_int
-from twolayer.context import hooks_of
+from twolayer.context import hooks_of, no_autocast
 from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
+from twolayer.kernels import plain
 from twolayer.names import ActivationName, BackwardName, InitName, KernelName, ReductionName, TaskName
 from twolayer.sequential import parts_of
-from twolayer.tasks import TASKS
+from twolayer.tasks import TASKS, Examples
 
 
 class TwoLayerNet(nn.Module):
@@ -266,6 +267,33 @@ class TwoLayerNet(nn.Module):
             kernel=self.kernel if kernel is None else kernel,
         )
         return J, self._summed(grads)
+
+    @torch.no_grad()
+    def trace(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None) -> plain.Trace:
+        """Every quantity of the equations by its name, from ``Z1`` to ``dX``: to look at, line by line.
+
+        All examples at once by :mod:`twolayer.equations`, in PyTorch's operators and the dtype of the parameters. No
+        graph is built, nothing is written to ``.grad``. ``X`` of another leading shape than ``(m,)`` is taken as rows.
+
+        Returns:
+            A named tuple ``Z1, A1, Z2, A2, Y, L, J, dZ2, dW2, db2, dA1, slope, dZ1, dW1, db1, dX``, see
+            :class:`twolayer.kernels.plain.Trace`; ``slope`` is ``g'(Z1)``.
+
+        Arguments and errors: as for :meth:`loss_and_grads`, hooks too. Of a parameter under two names, each gradient is
+        that of its own place.
+
+        >>> net = TwoLayerNet(2, 4, 1, activation="tanh")
+        >>> t = net.trace(torch.ones(5, 2), torch.ones(5))
+        >>> t.dZ1.shape
+        torch.Size([5, 4])
+        >>> torch.equal(t.dZ1, t.dA1 * t.slope)
+        True
+        """
+        parameters = arguments.parameters(*self._current_parameters())
+        objective = arguments.objective(self.activation, self.task, self.label_smoothing)
+        examples, _ = arguments.examples(Examples(X, Y, sample_weight, self.class_weight), parameters, self.task)
+        with no_autocast(X.device):
+            return plain.trace(examples, parameters, objective)
 
     def hvp(
         self,

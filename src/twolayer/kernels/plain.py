@@ -91,7 +91,14 @@ def loss_and_grads(
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     """``J``, ``dX`` if ``input_gradient`` asks for it, and the gradients of the parameters."""
     X = examples.X.to(parameters.W1.dtype)
-    logits, kept = forward(X, parameters, objective.g)
+    Z2, kept = forward(X, parameters, objective.g)
+    _, _, J, dZ2 = _cost_and_error(Z2, examples, objective)
+    dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
+    return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
+
+
+def _cost_and_error(logits: Tensor, examples: Examples, objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``Y`` as the equations take it, ``L``, ``J`` and ``dZ2``."""
     Z2 = at_least_float32(logits)
     Y, weights = objective.targets(examples, Z2)
     share = objective.share(weights, Z2)
@@ -99,8 +106,66 @@ def loss_and_grads(
     # Not a sum times a number, which PyTorch's vmap over no examples does not take.
     J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else (L * share).sum()
     dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
-    dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
-    return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
+    return Y, L, J, dZ2
+
+
+class Trace(NamedTuple):
+    """Every quantity of the equations, by its name, in the order in which they are computed.
+
+    ``dV`` is the derivative of the cost ``J`` with respect to ``V``. So ``dZ2``, ``dA1`` and ``dZ1`` hold the share of
+    each example in the mean, ``1/m`` without weights, where the notes write it in front of ``dW2`` and its like.
+    """
+
+    Z1: Tensor
+    """Hidden pre-activation, ``(m, n_h)``."""
+    A1: Tensor
+    """Hidden activation ``g(Z1)``, ``(m, n_h)``."""
+    Z2: Tensor
+    """Logits, ``(m, n_y)``."""
+    A2: Tensor
+    """Output: probabilities, or the mean for regression, ``(m, n_y)``."""
+    Y: Tensor
+    """Targets as ``A2 − Y`` takes them, dense and with label smoothing, ``(m, n_y)``, in at least float32."""
+    L: Tensor
+    """The loss of each example, before weights, ``(m,)``."""
+    J: Tensor
+    """The cost, a scalar."""
+    dZ2: Tensor
+    """Output error, ``A2 − Y`` times the example's share of the mean, ``(m, n_y)``."""
+    dW2: Tensor
+    """``(n_y, n_h)``"""
+    db2: Tensor
+    """``(n_y,)``"""
+    dA1: Tensor
+    """What comes back to the hidden units, ``(m, n_h)``."""
+    slope: Tensor
+    """``g'(Z1)``, ``(m, n_h)``: how much of that each unit lets through."""
+    dZ1: Tensor
+    """Hidden error, ``dA1 ⊙ g'(Z1)``, ``(m, n_h)``."""
+    dW1: Tensor
+    """``(n_h, n_x)``"""
+    db1: Tensor
+    """``(n_h,)``"""
+    dX: Tensor
+    """What comes back to the inputs, ``(m, n_x)``."""
+
+
+def trace(examples: Examples, parameters: Parameters, objective: Objective) -> Trace:
+    """The whole pass, of which nothing is thrown away: five arrays of ``m × n_h`` numbers."""
+    g, X, (W1, b1, W2, b2) = objective.g, examples.X.to(parameters.W1.dtype), parameters
+    Z1 = equations.Z1(X, W1, b1)
+    A1 = equations.A1(Z1, g)
+    Z2 = equations.Z2(A1, W2, b2)
+    A2 = objective.formulas.output(Z2)
+    Y, L, J, dZ2 = _cost_and_error(Z2, examples, objective)
+    dW2 = equations.dW2(dZ2, A1)
+    db2 = equations.db2(dZ2)
+    dA1 = equations.dA1(dZ2, W2)
+    dZ1 = equations.dZ1(dA1, A1, g)
+    dW1 = equations.dW1(dZ1, X)
+    db1 = equations.db1(dZ1)
+    dX = equations.dX(dZ1, W1)
+    return Trace(Z1, A1, Z2, A2, Y, L, J, dZ2, dW2, db2, dA1, g.prime(A1), dZ1, dW1, db1, dX)
 
 
 def hvp(
