@@ -14,10 +14,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error) from None
 
-from twolayer.report import words
-from twolayer.report.page import page
+from twolayer.report import page, sections, words
 from twolayer.report.run import checkpoint_of, read_run, run_folder
-from twolayer.report.sections import sections
 
 
 def plot(args: Sequence[str]) -> Path:
@@ -52,7 +50,7 @@ def write(ckpt_path: str, output: str | None = None, data: Any = None) -> Path:
     path = run_folder(checkpoint_of(ckpt_path)) / "report.html" if output is None else Path(output)
     run = read_run(ckpt_path, data)
     subtitle = f"Run {'/'.join(run.folder.parts[-3:])}"
-    html = page(words.title(run), subtitle, sections(run), words.footer(run))
+    html = page.whole(words.title(run), subtitle, sections.of_a_run(run), words.footer(run))
     with written_whole(path, encoding="utf-8") as file:
         file.write(html)
     for remark in run.remarks:

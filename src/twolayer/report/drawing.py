@@ -1,37 +1,36 @@
 """Pictures as SVG that stands within a page, on light and on dark."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable
 from io import StringIO
-from itertools import count
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE = {
+from twolayer.plots.style import STYLE
+
+INK = "#010203"
+"""Stands for the colour of the page's text, until the picture is in the page."""
+OF_THE_PAGE = {
+    **STYLE,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "svg.fonttype": "none",  # text stays text: it is found by searching, and read in the reader's fonts
-    "svg.hashsalt": "twolayer",
-    "font.size": 10,
-    "text.parse_math": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
 }
-BLACK = re.compile(r"(stroke|fill): ?(#000000|black)\b")
 IDS = re.compile(r"(\bid=\"|\bxlink:href=\"#|url\(#)")
-_pictures = count()
 
 
 def drawn(draw: Callable[[Axes], Any], width: float = 5.0, height: float = 3.6) -> str:
-    """An ``<svg>`` of what a function draws on the axes it is given; black is the colour of the page's text.
+    """An ``<svg>`` of what a function draws on the axes it is given, text and axes in the colour of the page's text.
 
     Args:
         draw: the function.
         width, height: in inches. On a phone, 5 inches are shown at about their size.
     """
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(OF_THE_PAGE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts have it, perhaps
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
@@ -46,5 +45,5 @@ def svg_of(figure: Figure) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    prefix = f"p{next(_pictures)}-"
-    return BLACK.sub(r"\1: currentColor", IDS.sub(rf"\1{prefix}", svg)).strip()
+    prefix = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"  # no two pictures of a page have the same ids
+    return IDS.sub(rf"\1{prefix}", svg).replace(INK, "currentColor").strip()

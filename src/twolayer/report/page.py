@@ -1,4 +1,4 @@
-"""One page of HTML that needs nothing beside itself: ``page``, and the parts it is made of."""
+"""One page of HTML that needs nothing beside itself: ``whole``, and the parts it is made of."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -6,14 +6,14 @@ from importlib.resources import files
 from string import Template
 
 
-def page(title: str, subtitle: str, sections: Iterable[str], footer: str) -> str:
+def whole(title: str, subtitle: str, sections: Iterable[str], footer: str) -> str:
     """A whole file. Its style is in it, it has no script, and its policy forbids it to fetch anything.
 
     Args:
         title, subtitle, footer: plain text.
         sections: HTML.
 
-    >>> "<h1>a &lt; b</h1>" in page("a < b", "", [section("Rows", paragraph("Two."))], "")
+    >>> "<h1>a &lt; b</h1>" in whole("a < b", "", [section("Rows", paragraph("Two."))], "")
     True
     """
     template = Template(files("twolayer.report").joinpath("page.html").read_text(encoding="utf-8"))
