@@ -16,8 +16,8 @@ def boundary(run: Run, rows: Rows, A2: Tensor) -> str:
     right = (answers(task, A2) == truth(task, rows.Y)).double()
     on_it = "is ½" if task == "binary" else "of two classes is the same"
     return (
-        f"The plane of the two features; each of the {counted(len(right), 'point')} is one of {PARTS[rows.part]}. The "
-        "shade is the class that the network answers there, the stronger the surer it is; on the black line the "
+        f"The plane of the two features; each of the {counted(len(right), 'point')} is one of the {PARTS[rows.part]}. "
+        "The shade is the class that the network answers there, the stronger the surer it is; on the black line the "
         f"probability {on_it}. {percent(right.mean().item())} of the points are on their side: {int(right.sum()):,}."
     )
 
@@ -59,7 +59,7 @@ def missed(run: Run, rows: Rows, A2: Tensor) -> str:
     greatest = errors[errors.abs().argmax()].item()
     return (
         "Target minus answer, against the answer; on the line, nothing is missed. "
-        f"Half of {PARTS[rows.part]} are missed by less than {number(errors.abs().median().item())}, one by "
+        f"Half of the {PARTS[rows.part]} are missed by less than {number(errors.abs().median().item())}, one by "
         f"{number(abs(greatest))}, where the answer is too {'low' if greatest > 0 else 'high'}. "
         f"On the mean the answers are {number(abs(errors.mean().item()))} too {'low' if errors.mean() > 0 else 'high'}."
     )
@@ -94,9 +94,9 @@ def flows(run: Run, rows: Rows) -> str:
     left = (t.dZ1.norm() / t.dA1.norm()).item() if t.dA1.any() else 0.0
     return (
         "How large the quantities of the backward pass are, row by row, from the output on the left back to the first "
-        f"weights. The error dZ2 is {number(error.median().item())} for the middle row, and {number(error.max().item())} "
-        f"for the worst. {percent(left)} of it comes through the slopes of the hidden units (dZ1 beside dA1). A single "
-        f"row would move the first weights by {number(first.median().item())} (dW1, median); all together, which "
+        f"weights. The error dZ2 is {number(error.median().item())} for the middle row, "
+        f"{number(error.max().item())} for the worst. {percent(left)} of it comes through the slopes of the hidden units (dZ1 beside "
+        f"dA1). A single row would move the first weights by {number(first.median().item())} (dW1, median); all together, which "
         f"partly cancel, by {number(t.dW1.norm().item())}."
     )
 

@@ -27,7 +27,7 @@ from twolayer.training.checkpoints import run_folder
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.standardization import Standardize
 
-PARTS = {"train": "the training rows", "val": "the validation rows", "test": "the test rows"}
+PARTS = {"train": "training rows", "val": "validation rows", "test": "test rows"}
 LIKELIEST = ("checkpoints/best*.ckpt", "best*.ckpt", "checkpoints/*.ckpt", "*.ckpt")
 
 

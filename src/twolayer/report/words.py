@@ -41,9 +41,9 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """
     >>> percent(0.98824)
-    '98.8 %'
+    '98.8\\xa0%'
     """
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def counted(count: int, thing: str) -> str:
@@ -123,7 +123,7 @@ def settings(run: Run) -> dict[str, str]:
         "Rows": _sizes(run),
         "Network": f"{net.in_features} → {net.hidden_features} ({net.activation}) → {net.out_features}, "
         f"{counted(weights, 'weight')}",
-        "Start": str(model.get("init") or ""),
+        "Initial weights": str(model.get("init") or ""),
         "Optimizer": _called(model.get("optimizer")),
         "Schedule of the rate": _called(model.get("lr_scheduler")),
         "Seed": str(saved.get("seed_everything", "")),
@@ -153,7 +153,8 @@ def _called(given: Any) -> str:
     usual = {} if cls is None else {key: option.default for key, option in inspect.signature(cls).parameters.items()}
     options = {key: value for key, value in (given.get("init_args") or {}).items() if type(value) in (int, float)}
     kept = {key: value for key, value in options.items() if key == "lr" or value != usual.get(key)}
-    return ", ".join([name, *(f"{option} {value:g}" for option, value in kept.items())])
+    names = {"lr": "learning rate", "max_lr": "greatest rate"}
+    return ", ".join([name, *(f"{names.get(key, key)} {value:g}" for key, value in kept.items())])
 
 
 def compared(run: Run, rows: Rows) -> dict[str, tuple[float, float, float]]:
@@ -181,7 +182,7 @@ def how_good(run: Run, rows: Rows, scores: dict[str, tuple[float, float, float]]
     }
     are = "are" if "networks" in network else "is"
     does = "off by" if regression else "right in"
-    text = f"On {counted(len(rows.X), 'row')}, {PARTS[rows.part]}, the {network} {are} {does} {said(value)} "
+    text = f"On the {len(rows.X):,} {PARTS[rows.part]}, the {network} {are} {does} {said(value)} "
     text += f"(95 % interval {said(low)} to {said(high)}). {seen[rows.part]}"
     for (name, (simple, least, most)), who in zip(
         others, ("Whoever always answers the {} is", "A {} is"), strict=False
