@@ -60,7 +60,7 @@ LAYERS = [
     ["descent", "loading"],
     ["tables"],
     ["training"],
-    ["answers", "callbacks", "data"],
+    ["answers", "callbacks", "data", "plots"],
     ["limits", "parsing", "table_commands"],
     ["cli"],
     ["__main__"],

@@ -2,6 +2,7 @@
 
 EXTRAS = {
     **dict.fromkeys(("lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn", "numpy"), "train"),
+    "matplotlib": "plots",
     **dict.fromkeys(("polars", "pyarrow"), "table"),
 }
 """By the name of what is imported."""

@@ -1,0 +1,122 @@
+"""What a picture is given, as the network takes it: a network or a trained model, tensors or arrays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twolayer import equations
+from twolayer.activations import ACTIVATIONS
+from twolayer.arguments import one_of
+from twolayer.kernels.plain import Trace
+from twolayer.network import TwoLayerNet
+
+
+def network(net: Any, *tasks: str) -> TwoLayerNet:
+    """The network itself, or that of a trained model.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: its task is none of ``tasks``, if there are any.
+    """
+    found = net if isinstance(net, TwoLayerNet) else getattr(net, "net", None)
+    if not isinstance(found, TwoLayerNet):
+        raise TypeError(f"net must be a TwoLayerNet or a LitTwoLayer, got {type(net).__name__}")
+    if tasks:
+        one_of("task of net", found.task, tasks)
+    return found
+
+
+def rows(net: Any, X: Any) -> Tensor:
+    """``X``, ``(m, n_x)`` in raw units, in the dtype and on the device of the network.
+
+    Raises:
+        ValueError: it has another shape, or no rows.
+    """
+    W1 = network(net).W1
+    X = _tensor(X).to(W1.device, W1.dtype)
+    if X.ndim != 2 or X.shape[1] != W1.shape[1] or len(X) == 0:
+        raise ValueError(f"X must have shape (m, {W1.shape[1]}) with m ≥ 1, got {tuple(X.shape)}")
+    return X
+
+
+def targets(net: Any, Y: Any) -> Tensor:
+    """``Y`` in raw units, on the device of the network; floats in its dtype."""
+    W1, Y = network(net).W1, _tensor(Y)
+    return Y.to(W1.device, W1.dtype if Y.is_floating_point() else None)
+
+
+def _tensor(V: Any) -> Tensor:
+    return V.detach() if isinstance(V, Tensor) else torch.tensor(np.asarray(V))
+
+
+@torch.no_grad()
+def predictions(net: Any, X: Any) -> Tensor:
+    """``(m, n_y)``: probabilities, or values in raw units; float64, on the CPU."""
+    X = rows(net, X)
+    return (net.predict(X) if isinstance(net, TwoLayerNet) else net(X)).cpu().double()
+
+
+def labels(net: Any, Y: Any, m: int) -> Tensor:
+    """The class of each of ``m`` rows, ``(m,)``, or for multilabel 0 and 1, ``(m, n_y)``; soft ones made hard.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    inner, Y = network(net), _tensor(Y).cpu()
+    if inner.task == "multiclass":
+        Y = Y.argmax(-1) if Y.is_floating_point() else Y.long()
+        shape: tuple[int, ...] = (m,)
+    else:
+        Y = (Y >= 0.5).long()
+        shape = (m,) if inner.out_features == 1 else (m, inner.out_features)
+    if Y.shape != shape and Y.shape != (*shape, 1):
+        raise ValueError(f"Y must have shape {shape} for X of {m} rows, got {tuple(Y.shape)}")
+    return Y.reshape(shape)
+
+
+def values(net: Any, Y: Any, m: int) -> Tensor:
+    """The targets of a regression, ``(m, n_y)``, in raw units, float64 on the CPU.
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    n_y, Y = network(net).out_features, _tensor(Y).cpu().double()
+    if Y.shape != (m, n_y) and not (n_y == 1 and Y.shape == (m,)):
+        raise ValueError(f"Y must have shape {(m, n_y)} for X of {m} rows, got {tuple(Y.shape)}")
+    return Y.reshape(m, n_y)
+
+
+def names(net: Any, class_names: Sequence[str] | None) -> list[str]:
+    """Those of the classes; their numbers, if none are given.
+
+    Raises:
+        ValueError: they are not as many.
+    """
+    classes = max(2, network(net).out_features)
+    found = list(map(str, range(classes) if class_names is None else class_names))
+    if len(found) != classes:
+        raise ValueError(f"class_names must be {classes} names, got {len(found)}")
+    return found
+
+
+def trace(net: Any, X: Any, Y: Any) -> tuple[Tensor, Trace]:
+    """What the network takes for raw rows and targets, ``X``, and its :meth:`~twolayer.TwoLayerNet.trace` of them.
+
+    In float64, on the CPU.
+    """
+    X, Y = rows(net, X), targets(net, Y)
+    if not isinstance(net, TwoLayerNet):
+        X, Y, _ = net.prepared(X, Y)
+    return X.cpu().double(), Trace(*(V.cpu().double() for V in network(net).trace(X, Y)))
+
+
+@torch.no_grad()
+def hidden_outputs(net: Any, X: Any) -> Tensor:
+    """``A1``, ``(m, n_h)``, of raw rows, on the CPU."""
+    X, inner = rows(net, X), network(net)
+    if not isinstance(net, TwoLayerNet):
+        X = net.standardize_inputs(X)
+    return equations.A1(equations.Z1(X, inner.W1, inner.b1), ACTIVATIONS[inner.activation]).cpu().double()

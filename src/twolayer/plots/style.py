@@ -1,0 +1,105 @@
+"""What a colour means, and how lines, ticks and axes look, in every picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+GREY = "#767676"
+"""As far from white as from black: text and what is neutral can be read on both."""
+CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Class 0, class 1 and so on: Okabe and Ito's colours, which those who are blind to red or green tell apart too."""
+MARKERS = "o^sDvP"
+SERIES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")
+"""Lines of a kind, one beside the other: runs, networks, activations."""
+FAULT = "#EE3377"
+"""What does not do its work."""
+SIGN = "PRGn"
+"""Numbers of either sign: purple below zero, green above."""
+AMOUNT = "cividis"
+"""How much there is of something: dark for nothing."""
+
+STYLE: dict[str, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "svg.hashsalt": "twolayer",
+}
+"""For ``matplotlib.rc_context``: no background, and text that can be read on a white page and on a black one."""
+
+
+def given_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
+    """``ax``, or those of a new figure of that size in inches.
+
+    Raises:
+        TypeError: it is something else, such as the array that ``plt.subplots(2)`` returns.
+    """
+    if ax is None:
+        from matplotlib import pyplot
+
+        return pyplot.subplots(figsize=size, layout="constrained")[1]
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be matplotlib Axes, got {type(ax).__name__}")
+    return ax
+
+
+def whole_numbers(ax: Axes, *names: str) -> None:
+    """Ticks at integers alone, on the axes ``"x"`` or ``"y"``."""
+    for name in names:
+        {"x": ax.xaxis, "y": ax.yaxis}[name].set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
+    """Writes each line's label where it ends, in its colour; where ends are near each other, one above the other."""
+    size = float(ax.xaxis.label.get_fontsize())
+    gap = 1.2 * size / 72 * ax.figure.dpi  # in pixels
+    ends = sorted(((*_end(ax, line), line) for line in lines), key=lambda end: end[1])
+    heights = [y for _, y, _ in ends]
+    for i in range(1, len(ends)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    for i in reversed(range(len(ends) - 1)):  # back below the top, if it went beyond
+        heights[i] = min(heights[i], max(ax.bbox.y1, ends[-1][1]) - (len(ends) - 1 - i) * gap)
+    if ends:
+        heights[-1] = min(heights[-1], max(ax.bbox.y1, ends[-1][1]))
+    for height, (x, _, line) in zip(heights, ends, strict=True):
+        where = ax.transData.inverted().transform((x, height))
+        ax.annotate(
+            str(line.get_label()),
+            (where[0], where[1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=line.get_color(),
+            size=size,
+            annotation_clip=False,
+        )
+
+
+def _end(ax: Axes, line: Line2D) -> tuple[float, float]:
+    """Where the line ends, in pixels: its last point that is a number."""
+    points = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
+    points = ax.transData.transform(points)
+    x, y = points[np.isfinite(points).all(1)][-1]
+    return float(x), float(y)
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def quantile_bars(ax: Axes, x: Tensor, values: Tensor, *, color: str, label: str) -> None:
+    """A bar for each column of ``values``: 5 to 95 % pale, 25 to 75 % full, and a line for the median."""
+    where, quantiles = x.numpy(), torch.tensor(QUANTILES, dtype=values.dtype)
+    low, lower, median, upper, high = torch.quantile(values, quantiles, dim=0).numpy()
+    ax.bar(where, high - low, 0.8, low, color=color, alpha=0.35, linewidth=0)
+    ax.bar(where, upper - lower, 0.8, lower, color=color, linewidth=0, label=label)
+    ax.hlines(median, where - 0.45, where + 0.45, color=color, lw=3.5)
+    ax.hlines(median, where - 0.42, where + 0.42, color="white", lw=1.5)
