@@ -92,12 +92,14 @@ def flows(run: Run, rows: Rows) -> str:
     m = len(X)
     error, first = m * t.dZ2.norm(dim=1), m * t.dZ1.norm(dim=1) * X.norm(dim=1)
     left = (t.dZ1.norm() / t.dA1.norm()).item() if t.dA1.any() else 0.0
+    middle, worst, single, step = (
+        number(value.item()) for value in (error.median(), error.max(), first.median(), t.dW1.norm())
+    )
     return (
         "How large the quantities of the backward pass are, row by row, from the output on the left back to the first "
-        f"weights. The error dZ2 is {number(error.median().item())} for the middle row, "
-        f"{number(error.max().item())} for the worst. {percent(left)} of it comes through the slopes of the hidden units (dZ1 beside "
-        f"dA1). A single row would move the first weights by {number(first.median().item())} (dW1, median); all together, which "
-        f"partly cancel, by {number(t.dW1.norm().item())}."
+        f"weights. The error dZ2 is {middle} for the middle row, {worst} for the worst. {percent(left)} of it comes "
+        "through the slopes of the hidden units (dZ1 beside dA1). A single row would move the first weights by "
+        f"{single} (dW1, median); all together, which partly cancel, by {step}."
     )
 
 

@@ -15,7 +15,7 @@ from twolayer.plots.style import STYLE
 
 INK = "#010203"
 """Stands for the colour of the page's text, until the picture is in the page."""
-OF_THE_PAGE = {
+OF_THE_PAGE: Any = {
     **STYLE,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "svg.fonttype": "none",  # text stays text: it is found by searching, and read in the reader's fonts

@@ -49,7 +49,8 @@ class Rows(NamedTuple):
 
     def at(self, at: Tensor) -> "Rows":
         """The rows at these places."""
-        return Rows(self.part, *(one if one is None else one[at] for one in self[1:]))
+        weights, numbers = (None if one is None else one[at] for one in (self.weights, self.numbers))
+        return Rows(self.part, self.X[at], self.Y[at], weights, numbers)
 
 
 @dataclass

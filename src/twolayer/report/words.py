@@ -118,7 +118,8 @@ def settings(run: Run) -> dict[str, str]:
     environment = run.environment
     packages = environment.get("packages") or {}
     step, epoch = run.contents.get("global_step"), run.contents.get("epoch")
-    shown = "" if step is None else f"the weights after step {step:,}, in epoch {epoch + 1:,}"
+    known = isinstance(step, int) and isinstance(epoch, int)
+    shown = f": the weights after step {step:,}, in epoch {int(epoch or 0) + 1:,}" if known else ""
     return {
         "Rows": _sizes(run),
         "Network": f"{net.in_features} → {net.hidden_features} ({net.activation}) → {net.out_features}, "
@@ -127,7 +128,7 @@ def settings(run: Run) -> dict[str, str]:
         "Optimizer": _called(model.get("optimizer")),
         "Schedule of the rate": _called(model.get("lr_scheduler")),
         "Seed": str(saved.get("seed_everything", "")),
-        "Shown": f"{run.checkpoint.name}: {shown}" if shown else run.checkpoint.name,
+        "Shown": run.checkpoint.name + shown,
         "Computed with": ", ".join(f"{name} {found}" for name, found in list(packages.items())[:2]),
     }
 
