@@ -5,18 +5,21 @@ from torch import Tensor
 
 from twolayer.data.report import answers, truth
 from twolayer.plots.given import hidden_outputs, trace
+from twolayer.report.asked import Plane
 from twolayer.report.run import PARTS, Rows, Run
 from twolayer.report.words import counted, number, percent
 from twolayer.units import unit_faults
 
 
-def boundary(run: Run, rows: Rows, A2: Tensor) -> str:
+def boundary(run: Run, found: Plane) -> str:
     """Of the decision boundary."""
     task = run.model.net.task
-    right = (answers(task, A2) == truth(task, rows.Y)).double()
+    rows = found.rows
+    right = (answers(task, found.asked(rows.X)) == truth(task, rows.Y)).double()
     on_it = "is ½" if task == "binary" else "of two classes is the same"
     return (
-        f"The plane of the two features; each of the {counted(len(right), 'point')} is one of the {PARTS[rows.part]}. "
+        f"The plane of {found.names[0]} and {found.names[1]}; each of the {counted(len(right), 'point')} "
+        f"is one of the {PARTS[rows.part]}. "
         "The shade is the class that the network answers there, the stronger the surer it is; on the black line the "
         f"probability {on_it}. {percent(right.mean().item())} of the points are on their side: {int(right.sum()):,}."
     )
@@ -53,7 +56,7 @@ def calibrated(run: Run, rows: Rows, A2: Tensor) -> str:
     )
 
 
-def missed(run: Run, rows: Rows, A2: Tensor) -> str:
+def missed(rows: Rows, A2: Tensor) -> str:
     """Of the residuals."""
     errors = (rows.Y.reshape(A2.shape).double() - A2).reshape(-1)
     greatest = errors[errors.abs().argmax()].item()

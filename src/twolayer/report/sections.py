@@ -1,13 +1,12 @@
 """What stands in a report, from top to bottom: ``of_a_run``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from torch import Tensor
+from matplotlib.axes import Axes
 
 from twolayer import plots
-from twolayer.network import TwoLayerNet
 from twolayer.report import captions, page, pull, words
+from twolayer.report.asked import Plane, answered, in_a_picture, plane
 from twolayer.report.drawing import drawn
 from twolayer.report.run import Rows, Run
 
@@ -15,17 +14,6 @@ POINTS, EXAMPLES = 1000, 200
 """Rows that a picture shows, at most: as points, and number by number."""
 MOST_CLASSES = 30
 """Beyond, the numbers in a confusion matrix cannot be read."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a network, or the mean of several, has answered for some rows: a picture asks it as a model."""
-
-    net: TwoLayerNet
-    A2: Tensor
-
-    def __call__(self, X: Tensor) -> Tensor:
-        return self.A2
 
 
 def of_a_run(run: Run) -> Iterator[str]:
@@ -66,27 +54,31 @@ def how_it_went(run: Run) -> str:
 
 
 def what_it_answers(run: Run, rows: Rows) -> str:
-    """Confusion matrix and calibration, or residuals; and the plane of two features."""
-    net, few, figures = run.model.net, rows.few(POINTS), []
-    A2, names = run.outputs(rows), run.predictor.classes
-    answered = Answered(net, A2)
-    if net.task in ("binary", "multiclass") and net.in_features == 2:
-        svg = drawn(lambda ax: plots.decision_boundary(run.model, few.X, few.Y, class_names=names, ax=ax), height=4.6)
-        figures.append(page.figure(svg, captions.boundary(run, few, run.outputs(few))))
-    if net.task in ("binary", "multiclass") and len(names) <= MOST_CLASSES:
-        height = min(8.0, 3.2 + 0.12 * len(names))
+    """The plane of two features, and confusion matrix and calibration, or residuals."""
+    task, few, figures = run.model.net.task, rows.few(POINTS), []
+    names = [in_a_picture(name) for name in run.predictor.classes]
+    asked, asked_few = answered(run, rows), answered(run, few)
+    if (found := plane(run, few)) is not None:
+        svg = drawn(lambda ax: _boundary(found, names, ax), height=4.6)
+        figures.append(page.figure(svg, captions.boundary(run, found)))
+    if task in ("binary", "multiclass") and len(names) <= MOST_CLASSES:
         svg = drawn(
-            lambda ax: plots.confusion_matrix(answered, rows.X, rows.Y, class_names=names, ax=ax), height=height
+            lambda ax: plots.confusion_matrix(asked, rows.X, rows.Y, class_names=names, ax=ax),
+            height=min(8.0, 3.2 + 0.12 * len(names)),
         )
-        figures.append(page.figure(svg, captions.confused(run, rows, A2)))
-    if net.task == "regression":
-        shown = Answered(net, run.outputs(few))
-        svg = drawn(lambda ax: plots.residuals(shown, few.X, few.Y, ax=ax))
-        figures.append(page.figure(svg, captions.missed(run, few, shown.A2)))
+        figures.append(page.figure(svg, captions.confused(run, rows, asked.answer(rows.X))))
+    if task == "regression":
+        svg = drawn(lambda ax: plots.residuals(asked_few, few.X, few.Y, ax=ax))
+        figures.append(page.figure(svg, captions.missed(few, asked_few.answer(few.X))))
     else:
-        svg = drawn(lambda ax: plots.calibration(answered, rows.X, rows.Y, ax=ax), height=4.0)
-        figures.append(page.figure(svg, captions.calibrated(run, rows, A2)))
+        svg = drawn(lambda ax: plots.calibration(asked, rows.X, rows.Y, ax=ax), height=4.0)
+        figures.append(page.figure(svg, captions.calibrated(run, rows, asked.answer(rows.X))))
     return page.section("What it answers", *figures)
+
+
+def _boundary(found: Plane, names: list[str], ax: Axes) -> None:
+    plots.decision_boundary(found.asked, found.rows.X, found.rows.Y, class_names=names, ax=ax)
+    ax.set(xlabel=in_a_picture(found.names[0]), ylabel=in_a_picture(found.names[1]))
 
 
 def what_is_inside(run: Run, rows: Rows) -> str:
