@@ -79,7 +79,7 @@ def units(run: Run, rows: Rows) -> str:
     }
     text = (
         f"What each of the {counted(net.hidden_features, 'hidden unit')} answers over {counted(len(rows.X), 'row')}: "
-        "thin from 5 to 95 % of them, thick from 25 to 75 %, a dot for the median."
+        "pale from 5 to 95 % of them, in full colour from 25 to 75 %, white at the median."
     )
     found = [(int(mask.sum()), name, meaning) for name, (mask, meaning) in meanings.items() if mask.any()]
     if not found:

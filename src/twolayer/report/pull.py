@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from twolayer.data.table import Table
+from twolayer.plots.style import SERIES
 from twolayer.report.run import Rows, Run
 from twolayer.report.words import counted, number, percent
 
@@ -37,8 +38,8 @@ def sorted_norms(found: Pull, ax: Axes) -> Axes:
     norms = found.norms.sort().values
     places = torch.arange(1, len(norms) + 1) / len(norms) * 100
     few = torch.linspace(0, len(norms) - 1, min(len(norms), 500)).long()
-    ax.plot(places[few], norms[few], color="#2f7fc1", linewidth=1.8)
-    ax.plot(places[-len(found.first) :], norms[-len(found.first) :], "o", color="#d1495b", markersize=4)
+    ax.plot(places[few], norms[few], color=SERIES[0], linewidth=1.8)
+    ax.plot(places[-len(found.first) :], norms[-len(found.first) :], "o", color=SERIES[0], markersize=5)
     ax.set(xlabel="rows, from the least pull to the most (%)", ylabel="norm of the row's own gradient", ylim=(0, None))
     return ax
 

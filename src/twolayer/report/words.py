@@ -41,9 +41,9 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """
     >>> percent(0.98824)
-    '98.8\\xa0%'
+    '98.8 %'
     """
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    return f"{100 * share:.1f} %"
 
 
 def counted(count: int, thing: str) -> str:
@@ -119,7 +119,7 @@ def settings(run: Run) -> dict[str, str]:
     packages = environment.get("packages") or {}
     step, epoch = run.contents.get("global_step"), run.contents.get("epoch")
     known = isinstance(step, int) and isinstance(epoch, int)
-    shown = f": the weights after step {step:,}, in epoch {int(epoch or 0) + 1:,}" if known else ""
+    shown = f": the weights after step {step:,}, in epoch {epoch:,}, counted from 0" if known else ""
     return {
         "Rows": _sizes(run),
         "Network": f"{net.in_features} → {net.hidden_features} ({net.activation}) → {net.out_features}, "
@@ -211,13 +211,9 @@ def course(run: Run) -> str | None:
         if found := costs(run, name):
             epochs, values = zip(*found, strict=True)
             least = min(range(len(values)), key=values.__getitem__)
-            text = (
-                f"from {number(values[0])} in epoch {epochs[0] + 1} to {number(values[-1])} in epoch {epochs[-1] + 1}"
-            )
+            text = f"from {number(values[0])} in epoch {epochs[0]} to {number(values[-1])} in epoch {epochs[-1]}"
             lowest = (
-                f", the lowest {number(values[least])} in epoch {epochs[least] + 1}"
-                if 0 < least < len(values) - 1
-                else ""
+                f", the lowest {number(values[least])} in epoch {epochs[least]}" if 0 < least < len(values) - 1 else ""
             )
             lines.append(f"the cost on the {called} rows went {text}{lowest}")
     if not lines:
