@@ -121,7 +121,7 @@ def settings(run: Run) -> dict[str, str]:
     known = isinstance(step, int) and isinstance(epoch, int)
     shown = f": the weights after step {step:,}, in epoch {epoch:,}, counted from 0" if known else ""
     return {
-        "Rows": _sizes(run),
+        "Rows": ", ".join(f"{size:,} {PARTS[part]}" for part, size in sizes(run).items() if size),
         "Network": f"{net.in_features} → {net.hidden_features} ({net.activation}) → {net.out_features}, "
         f"{counted(weights, 'weight')}",
         "Initial weights": str(model.get("init") or ""),
@@ -133,16 +133,12 @@ def settings(run: Run) -> dict[str, str]:
     }
 
 
-def _sizes(run: Run) -> str:
+def sizes(run: Run) -> dict[str, int]:
+    """How many rows each part of the data has, as far as that is known."""
     data = run.data
     if isinstance(data, Table):
-        sizes = data.rows_in
-    elif isinstance(data, TabularDataModule):
-        sizes = {part: len(rows) for part, rows in data.splits.items()}
-    else:
-        return ""
-    names = {"train": "for training", "val": "for validation", "test": "for the test"}
-    return ", ".join(f"{size:,} {names[part]}" for part, size in sizes.items() if size)
+        return data.rows_in
+    return {part: len(rows) for part, rows in data.splits.items()} if isinstance(data, TabularDataModule) else {}
 
 
 def _called(given: Any) -> str:
@@ -183,7 +179,9 @@ def how_good(run: Run, rows: Rows, scores: dict[str, tuple[float, float, float]]
     }
     are = "are" if "networks" in network else "is"
     does = "off by" if regression else "right in"
-    text = f"On the {len(rows.X):,} {PARTS[rows.part]}, the {network} {are} {does} {said(value)} "
+    known = sizes(run).get(rows.part, 0)
+    of = f"{len(rows.X):,} of the {known:,}" if known > len(rows.X) else f"the {len(rows.X):,}"
+    text = f"On {of} {PARTS[rows.part]}, the {network} {are} {does} {said(value)} "
     text += f"(95 % interval {said(low)} to {said(high)}). {seen[rows.part]}"
     for (name, (simple, least, most)), who in zip(
         others, ("Whoever always answers the {} is", "A {} is"), strict=False
