@@ -6,6 +6,7 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
+os.environ.setdefault("MPLBACKEND", "agg")  # no windows
 
 
 SMOKE = ("test_triton_kernels.py", "test_triton_descent.py", "test_triton_autograd.py", "test_cuda.py")

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -31,9 +32,14 @@ def python_session(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated")  # Lightning 2.6 under torch 2.13
+
+
 @pytest.fixture(scope="module")
 def session() -> tuple[int, str, dict[str, Any]]:
     """Runs the page: the number of failures, what doctest says of them, and the names that are left."""
+    for needed in ("lightning", "matplotlib", "sklearn"):  # the flower, and the pictures of it
+        pytest.importorskip(needed)
     test = doctest.DocTestParser().get_doctest(python_session(TEXT), {}, PAGE.name, str(PAGE), 0)
     report: list[str] = []
     threads = torch.get_num_threads()
@@ -42,6 +48,7 @@ def session() -> tuple[int, str, dict[str, Any]]:
         failed, attempted = doctest.DocTestRunner(verbose=False).run(test, out=report.append, clear_globs=False)
     finally:
         torch.set_num_threads(threads)
+        importlib.import_module("matplotlib.pyplot").close("all")
     assert attempted, "the page has no code"
     return failed, "".join(report), test.globs
 

@@ -9,15 +9,18 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from twolayer.plots import given
-from twolayer.plots.style import AMOUNT, GREY, SERIES, SIGN, given_or_new, quantile_bars, whole_numbers
+from twolayer.plots.style import AMOUNT, GREY, SERIES, SIGN, given_or_new, scale, whole_numbers
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     """Draws how the error of each example goes back to each hidden unit: ``dZ2 → dA1 → g' → dZ1``.
 
     Four panels, in which a row is an example and a column a unit. The examples are sorted by ``dZ2`` (with several
-    outputs, by its norm). The error goes back through the weights, ``dA1 = dZ2 W2``, and through the slope of each
-    unit, ``dZ1 = dA1 ⊙ g'(Z1)``: where the slope is dark, it stops. ``dA1`` and ``dZ1`` have one scale.
+    outputs, by its norm, the greatest first). The error goes back through the weights, ``dA1 = dZ2 W2``, and through
+    the slope of each unit, ``dZ1 = dA1 ⊙ g'(Z1)``: where the slope is dark, it stops. ``dA1`` and ``dZ1`` have one
+    scale.
 
     Args:
         net: network or trained model.
@@ -38,7 +41,7 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     """
     _, t = given.trace(net, X, Y)
     m = len(t.dZ2)
-    order = (t.dZ2[:, 0] if t.dZ2.shape[1] == 1 else t.dZ2.norm(dim=1)).argsort(stable=True)
+    order = (t.dZ2[:, 0] if t.dZ2.shape[1] == 1 else -t.dZ2.norm(dim=1)).argsort(stable=True)
     dZ2, dA1, slope, dZ1 = m * t.dZ2[order], m * t.dA1[order], t.slope[order], m * t.dZ1[order]
     ax = given_or_new(ax, (10.0, 4.0))
     ax.set_axis_off()
@@ -54,14 +57,13 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     for i, (equation, words, V, colors, norm) in enumerate(panels):
         width = first if i == 0 else (1 - first) / 3 - 0.05
         panel = ax.inset_axes((0 if i == 0 else first + 0.05 + (i - 1) * (width + 0.05), 0, width, 1))
-        image = panel.imshow(V.numpy(), cmap=colors, norm=norm, aspect="auto", interpolation="nearest")
+        image = panel.imshow(V.numpy(), cmap=colors, norm=norm, aspect="auto", interpolation="none")
         panel.set(title=f"{equation}\n{words}", xlabel="output" if i == 0 else "hidden unit")
         panel.spines[:].set_visible(False)
-        whole_numbers(panel, "x", "y")
+        whole_numbers(panel.xaxis, panel.yaxis)
         panel.tick_params(left=i == 0, labelleft=i == 0)
-        bar = ax.figure.colorbar(image, cax=panel.inset_axes((0, -0.3, 1, 0.04)), orientation="horizontal")
+        bar = scale(image, panel, cax=panel.inset_axes((0, -0.3, 1, 0.04)), orientation="horizontal")
         bar.ax.xaxis.set_major_locator(MaxNLocator(3))
-        bar.outline.set_visible(False)
     ax.child_axes[0].set_ylabel("example, sorted by $dZ_2$")
     return ax
 
@@ -70,8 +72,8 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     """Draws how large each quantity of the backward pass is, from the output to the first weights, example by example.
 
     Of ``dZ2``, ``dA1``, ``dZ1`` the norms of the rows, and of ``dW2``, ``dW1`` those of each example's own gradient,
-    ``‖dz2‖ ‖a1‖`` and ``‖dz1‖ ‖x‖``. A bar goes from 5 to 95 % of the examples, its full part from 25 to 75 %, the line
-    is the median. The line beside the gradients is the norm of the mean of them all, the one that a step takes.
+    ``‖dz2‖ ‖a1‖`` and ``‖dz1‖ ‖x‖``. The thin line goes from 5 to 95 % of the examples, the bar from 25 to 75 %, and
+    the dot is the median. The line across is the norm of the mean of all gradients, the one that a step takes.
 
     Args:
         net: network or trained model.
@@ -102,15 +104,17 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     ax = given_or_new(ax)
     for place, (name, (norms, gradient)) in enumerate(sizes.items()):
         color = GREY if gradient is None else SERIES[0]
-        quantile_bars(ax, torch.tensor([place]), norms.unsqueeze(1), color=color, label=name)
+        low, lower, median, upper, high = torch.quantile(norms, norms.new_tensor(QUANTILES)).tolist()
+        ax.vlines(place, low, high, color=color, lw=3)
+        ax.vlines(place, lower, upper, color=color, lw=16, label=name)
+        ax.scatter(place, median, s=36, color="white", edgecolors=color, zorder=3)
         if gradient is not None:
-            ax.plot(
-                [place - 0.3, place + 0.3], [gradient.norm().item()] * 2, color=color, lw=2, label=f"mean of {name}"
-            )
-            ax.annotate("the mean", (place + 0.32, gradient.norm().item()), color=color, va="center")
+            step = gradient.norm().item()
+            ax.hlines(step, place - 0.3, place + 0.3, color=color, lw=2.5, label=f"mean of {name}")
+            ax.text(place + 0.34, step, "of the\nmean", color=color, va="center")
     ax.set_yscale("log", nonpositive="clip")
     ax.set_xticks(range(len(sizes)), list(sizes))
-    ax.set(xlabel="from the output back to the input", ylabel="norm, of each example", xlim=(-0.6, len(sizes) - 0.2))
+    ax.set(xlabel="from the output back to the input", ylabel="norm, for each example", xlim=(-0.6, len(sizes) - 0.1))
     return ax
 
 

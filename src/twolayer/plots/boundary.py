@@ -12,10 +12,13 @@ from torch import Tensor
 from twolayer.plots import given
 from twolayer.plots.style import CLASSES, MARKERS, given_or_new
 
-POINTS = 241
+POINTS = 201
 """On each side of the grid on which the network is asked."""
 SHADE = 0.45
 """How much of a class's colour there is where it is certain, the rest white: points stand out on it."""
+
+LEVELS = 32
+"""Of shade: as many as one sees, and small in a file."""
 
 
 def decision_boundary(
@@ -55,7 +58,7 @@ def decision_boundary(
     P = given.predictions(net, grid).reshape(POINTS, POINTS, -1)
     P = torch.cat([1 - P, P], -1) if classes == 2 and P.shape[-1] == 1 else P
     extent = (x1[0].item(), x1[-1].item(), x2[0].item(), x2[-1].item())
-    ax.imshow(_shade(P), origin="lower", extent=extent, aspect="auto", interpolation="bilinear")
+    ax.imshow(_shade(P), origin="lower", extent=extent, aspect="auto", interpolation="none")
     for k in range(classes if classes > 2 else 1):
         others = torch.cat([P[..., :k], P[..., k + 1 :]], -1).amax(-1)
         ahead = P[..., k] - others
@@ -82,5 +85,5 @@ def _shade(P: Tensor) -> np.ndarray:
     """Red, green and blue of each point of the grid: white, and as much of the likeliest class's colour as it leads."""
     colors = torch.tensor([to_rgb(CLASSES[k % len(CLASSES)]) for k in range(P.shape[-1])], dtype=P.dtype)
     first, second = P.topk(2, -1)[0].unbind(-1)
-    strength = SHADE * (first - second).unsqueeze(-1)
+    strength = SHADE * ((first - second) * LEVELS).round().unsqueeze(-1) / LEVELS
     return (1 - strength * (1 - colors[P.argmax(-1)])).numpy()

@@ -55,7 +55,7 @@ def learning_curves(runs: Any, *, metric: str = "loss", against: str = "epoch", 
     if stages == {COST}:
         ax.set_ylabel("cost $J$")
     ax.margins(x=0)
-    whole_numbers(ax, "x")
+    whole_numbers(ax.xaxis)
     label_ends(ax, lines)
     return ax
 

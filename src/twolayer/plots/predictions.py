@@ -45,6 +45,7 @@ def confusion_matrix(
     ax = given_or_new(ax)
     display = _scikit_learn("metrics").ConfusionMatrixDisplay(counts.numpy(), display_labels=names)
     display.plot(ax=ax, colorbar=False, cmap=AMOUNT)
+    ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted class", ylabel="true class")
     return ax
 
@@ -83,8 +84,9 @@ def calibration(net: Any, X: Any, Y: Any, *, bins: int = 10, ax: Axes | None = N
     true, said = curve(Y.flatten().numpy(), P.flatten().numpy(), n_bins=positive_int("bins", bins), strategy="quantile")
     ax = given_or_new(ax)
     ax.plot([0, 1], [0, 1], ":", color=GREY)
-    ax.annotate("as it should be", (0.02, 0.05), color=GREY, rotation=0)
-    ax.plot(said, true, "o-", color=SERIES[0])
+    along: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+    ax.text(0.6, 0.57, "as it should be", color=GREY, va="top", **along)
+    ax.plot(said, true, "o-", color=SERIES[0], clip_on=False)
     ax.set(xlabel=f"probability that {what[inner.task]}", ylabel="how often it is", xlim=(0, 1), ylim=(0, 1))
     return ax
 

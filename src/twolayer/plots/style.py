@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 GREY = "#767676"
 """As far from white as from black: text and what is neutral can be read on both."""
@@ -52,10 +53,19 @@ def given_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 4.0)) -> Axe
     return ax
 
 
-def whole_numbers(ax: Axes, *names: str) -> None:
-    """Ticks at integers alone, on the axes ``"x"`` or ``"y"``."""
-    for name in names:
-        {"x": ax.xaxis, "y": ax.yaxis}[name].set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+def whole_numbers(*axes: Axis) -> None:
+    """Ticks at integers alone, and not many."""
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+
+
+def scale(image: AxesImage, where: Axes, **options: Any) -> Colorbar:
+    """The colours of an image with their numbers, drawn beside ``where``, or as ``cax``."""
+    bar = where.figure.colorbar(image, **({"ax": where} | options))
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)  # in an SVG, one small image in place of 256 rectangles
+    return bar
 
 
 def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
@@ -90,16 +100,3 @@ def _end(ax: Axes, line: Line2D) -> tuple[float, float]:
     points = ax.transData.transform(points)
     x, y = points[np.isfinite(points).all(1)][-1]
     return float(x), float(y)
-
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-def quantile_bars(ax: Axes, x: Tensor, values: Tensor, *, color: str, label: str) -> None:
-    """A bar for each column of ``values``: 5 to 95 % pale, 25 to 75 % full, and a line for the median."""
-    where, quantiles = x.numpy(), torch.tensor(QUANTILES, dtype=values.dtype)
-    low, lower, median, upper, high = torch.quantile(values, quantiles, dim=0).numpy()
-    ax.bar(where, high - low, 0.8, low, color=color, alpha=0.35, linewidth=0)
-    ax.bar(where, upper - lower, 0.8, lower, color=color, linewidth=0, label=label)
-    ax.hlines(median, where - 0.45, where + 0.45, color=color, lw=3.5)
-    ax.hlines(median, where - 0.42, where + 0.42, color="white", lw=1.5)
