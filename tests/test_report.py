@@ -360,7 +360,7 @@ window.onload = () => {{
     scrolls: svg.parentElement.className === "wide",
     letters: Math.min(...[...svg.querySelectorAll("text")].map((text) =>
       parseFloat(style(text).fontSize) * svg.getScreenCTM().a)),
-    outside: [...svg.querySelectorAll("text")].filter((text) => {{
+    outside: [...svg.querySelectorAll("text:not(:has(tspan)), tspan")].filter((text) => {{
       const [a, b] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
       return a.left < b.left - 3 || a.right > b.right + 3 || a.top < b.top - 3 || a.bottom > b.bottom + 3;
     }}).map((text) => text.textContent),

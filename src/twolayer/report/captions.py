@@ -78,8 +78,8 @@ def units(run: Run, rows: Rows) -> str:
         "twins": (faults.twin & ~faults.dead, "alike in every row, so that they count as one"),
     }
     text = (
-        f"What each of the {counted(net.hidden_features, 'hidden unit')} answers over {counted(len(rows.X), 'row')}: "
-        "pale from 5 to 95 % of them, in full colour from 25 to 75 %, white at the median."
+        f"What each of the {counted(net.hidden_features, 'hidden unit')} answers over {counted(len(rows.X), 'row')}: a "
+        "column for each unit, and the brighter a place in it, the more rows have that output."
     )
     found = [(int(mask.sum()), name, meaning) for name, (mask, meaning) in meanings.items() if mask.any()]
     if not found:

@@ -40,7 +40,8 @@ def drawn(draw: Callable[[Axes], Any], width: float = 5.0, height: float = 3.6) 
 def svg_of(figure: Figure) -> str:
     """As :func:`drawn`, of a figure that is there."""
     text = StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    around_all = {"bbox_inches": "tight", "pad_inches": 0.05}  # no layout finds room for long names beside a square
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}, **around_all)
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
