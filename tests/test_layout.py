@@ -62,6 +62,7 @@ LAYERS = [
     ["training"],
     ["answers", "callbacks", "data", "plots"],
     ["limits", "parsing", "table_commands"],
+    ["report"],
     ["cli"],
     ["__main__"],
 ]

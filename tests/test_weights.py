@@ -144,6 +144,18 @@ def test_class_weights_by_name_and_balanced():
     assert model.net.class_weight.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("given", ["balanced", {"1": 2.0}])
+def test_a_checkpoint_with_weights_by_class_is_loaded(given, tmp_path):
+    X, Y, _ = rows("binary")
+    model = LitTwoLayer(2, 3, 1, class_weight=given)
+    trainer = fit(model, Moons(n_samples=60))
+    model.net.class_weight.copy_(torch.tensor([0.5, 3.0]))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = LitTwoLayer.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.net.class_weight.tolist() == [0.5, 3.0]
+    assert_close(loaded.net.loss(X[:, :2], Y), model.net.loss(X[:, :2], Y))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [("even", "must be 'balanced'"), ({"maybe": 2.0}, "must name classes, no, yes, got 'maybe'")],

@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from functools import wraps
 from logging.handlers import MemoryHandler
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 Result = TypeVar("Result", covariant=True)
 
-DELIBERATE = (ValueError, TypeError, RuntimeError, ArithmeticError, NotImplementedError, MisconfigurationException)
+DELIBERATE = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, ImportError, MisconfigurationException)
 """What packages raise to say something, and say it in words."""
 SPEAKING = ("twolayer", "lightning", "torch", "sklearn")
 """Packages that explain themselves, where they raise by a statement: a built-in of Python's may fail in them, too."""
@@ -39,6 +40,20 @@ class Answer(ValueError):
 
 class Misuse(Answer):
     """Arguments that could not be parsed."""
+
+
+class Options(ArgumentParser):
+    """Parses the arguments of a command with few options.
+
+    Raises:
+        Misuse: an option is missing, unknown, or has no value; the message is one line.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(message)
 
 
 def told(error: BaseException) -> str:

@@ -1,9 +1,9 @@
 """The command line: ``twolayer fit|validate|test|predict --config …``, the same as ``python train.py …``."""
 
-import csv
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from copy import deepcopy
@@ -19,13 +19,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
 from twolayer import table_commands
 from twolayer.answers import Answer, Begun, answering, told
 from twolayer.data import Table
-from twolayer.files import written_whole
+from twolayer.data.writing import write_predictions
+from twolayer.extras import missing
 from twolayer.limits import check_environment, check_limits, check_optimizer
 from twolayer.parsing import Parser
 from twolayer.sealing import read_checkpoint
@@ -286,31 +286,6 @@ class TwoLayerCLI(LightningCLI):
         rank_zero_info(f"Predictions: {os.path.relpath(path)}")
 
 
-def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
-    """Writes one line for each row, in order: the class and the probabilities, or the values.
-
-    The file is written beside its place and renamed, so that it is either whole or not there.
-
-    Args:
-        path: of the CSV file.
-        predictions: ``(m, n_y)``, what the network predicts.
-        task: ``"binary"``, ``"multilabel"``, ``"multiclass"`` or ``"regression"``.
-    """
-    outputs = range(predictions.shape[1])
-    rows = predictions.tolist()
-    if task == "regression":
-        header = [f"value_{k}" for k in outputs]
-    else:
-        header = [f"probability_{k}" for k in outputs]
-        classes = predictions.argmax(-1, keepdim=True) if task == "multiclass" else (predictions >= 0.5).int()
-        header = [f"class_{k}" if task == "multilabel" else "class" for k in range(classes.shape[1])] + header
-        rows = [found + row for found, row in zip(classes.tolist(), rows, strict=True)]
-    with written_whole(path, newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 @answering
 def main(args: list[str] | None = None) -> TwoLayerCLI | None:
     """Runs one command, with the arguments of the process, or the ones given.
@@ -340,11 +315,40 @@ def main(args: list[str] | None = None) -> TwoLayerCLI | None:
         if given[:1] == ["export"]:
             table_commands.export(given[1:])
             return None
+        if given[:1] == ["plot"]:
+            _report().plot(given[1:])
+            return None
         given, members = table_commands.members_of(given)
+        given, plots = table_commands.plots_of(given)
+        if plots:
+            _report()  # what is missing for it is said before the fit
         ran = _run(signals, table_commands.with_defaults(given))
-        if isinstance(ran.datamodule, Table) and ran.subcommand == "fit":
-            _finish_table(ran, given, members)
+        if ran.subcommand == "fit":
+            if isinstance(ran.datamodule, Table):
+                _finish_table(ran, given, members)
+            _show(ran, plots, program(args))
     return None if args is None else ran
+
+
+def _report() -> Any:
+    """The module that writes reports, which takes an extra."""
+    try:
+        from twolayer import report
+    except ModuleNotFoundError as error:
+        raise Answer(str(missing(error)), status=1) from error
+    return report
+
+
+def _show(ran: TwoLayerCLI, plots: bool, program: list[str]) -> None:
+    """Writes the report of a fit, or says how to get it."""
+    best = getattr(ran.trainer.checkpoint_callback, "best_model_path", "")
+    if not ran.trainer.is_global_zero or not best:
+        if plots and not best:
+            raise Answer("--plots needs checkpoints, got a run without")
+    elif plots:
+        _report().write(best, data=ran.datamodule)
+    else:
+        print(f"To see it: {shlex.join([*program, 'plot', '--ckpt_path', os.path.relpath(best)])}")
 
 
 def _finish_table(ran: TwoLayerCLI, given: list[str], members: int) -> None:
@@ -386,10 +390,15 @@ def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
 
 def command(args: list[str] | None) -> list[str]:
     """What a person types to run it."""
+    return [*program(args), *(sys.argv[1:] if args is None else args)]
+
+
+def program(args: list[str] | None) -> list[str]:
+    """What a person types before the command."""
     if args is not None:
-        return ["twolayer", *args]
-    script, *given = sys.argv
-    return [*(["python", script] if script.endswith(".py") else [Path(script).name]), *given]
+        return ["twolayer"]
+    script = sys.argv[0]
+    return ["python", script] if script.endswith(".py") else [Path(script).name]
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

@@ -20,6 +20,12 @@ from twolayer.answers import Misuse, causes
 
 MODE = "yaml_once"
 NESTED = ("data.", "model.optimizer.")
+OPTION = re.compile(r"--?[A-Za-z][^=]*")
+BESIDE = {
+    "export": "Write an ONNX file of a trained network.",
+    "plot": "Write a page with pictures of a run.",
+}
+"""Commands that do without this parser, in words."""
 
 
 def _load_once(text: str) -> Any:
@@ -143,13 +149,15 @@ class Parser(LightningArgumentParser):
             return ", ".join(f"--{key + '.' if key else ''}{name}" for name in names) + " must be given"
         if found := re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', last):
             return f"--{found[1]} cannot be given: it follows from {found[2]}"
-        commands = list(self._subcommands_action.choices) if self._subcommands_action else []
+        commands = [*self._subcommands_action.choices, *BESIDE] if self._subcommands_action else []
         if found := re.search(r"invalid choice: '([^']*)'", message):
             if self.args and self.args[0].startswith("-"):
                 return self._unknown_argument(self.args)
             return f"there is no command {found[1]!r}{_nearest(found[1], commands, hyphens='')}: {', '.join(commands)}"
         if commands and 'expected "subcommand"' in message:
             return f"a command must be given: {', '.join(commands)}"
+        if "expected one argument" in message:
+            return f"{self._without_value()} must be followed by a value"
         if found := re.match(r"argument (?:\S+/)?(--\S+): (.*)", message):
             return f"{found[1]}: {found[2]}"
         return self._bad_value(key, chain, message)
@@ -173,6 +181,11 @@ class Parser(LightningArgumentParser):
             return f"--{key} must be {' or '.join(dict.fromkeys(types))}{came}"
         value = next((m[1] for text in texts if (m := re.search(r"Given value: (.*)", text))), value)
         return f"--{key}: {last}" + ("" if value is None or value in last else f", got {value}")
+
+    def _without_value(self) -> str:
+        """The option behind which the next one follows, or nothing."""
+        given = [*(self.args or ()), "--"]
+        return next(one for one, after in pairwise(given) if OPTION.fullmatch(one) and after.startswith("--"))
 
     def _command(self, name: str) -> str:
         return name.split(".")[0] if self._subcommands_action and "." in name else ""

@@ -1,12 +1,12 @@
 """What the command line does for tables: the defaults of a fit, its report, an ensemble, predictions."""
 
-import argparse
 import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from twolayer.answers import Answer, Options
 from twolayer.data.reading import read
 from twolayer.data.report import held_out, held_out_rows, rows_of
 from twolayer.data.table import Table
@@ -15,6 +15,7 @@ from twolayer.files import written_whole
 from twolayer.sealing import read_checkpoint, sealed
 from twolayer.tables import onnx
 from twolayer.tables.predictor import load
+from twolayer.training.checkpoints import run_folder
 
 PRESET = Path(__file__).parent / "data/table.yaml"
 OF_A_CLASS = re.compile(r"--data(\.class_path)?(=.*)?")
@@ -93,9 +94,7 @@ def predict(args: Sequence[str]) -> Path:
     Raises:
         ValueError, FileNotFoundError: the message says in one line what is wrong with the checkpoint or the table.
     """
-    parser = argparse.ArgumentParser(
-        prog="twolayer predict", description="Predict each row of a table.", allow_abbrev=False
-    )
+    parser = Options("twolayer predict", "Predict each row of a table.")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a fit with a table")
     parser.add_argument("--data.path", dest="path", required=True, help="CSV, TSV or Parquet file, or a folder")
     parser.add_argument("--data.id", dest="id", action="append", help="column to carry along (default: as in the fit)")
@@ -105,7 +104,7 @@ def predict(args: Sequence[str]) -> Path:
     if not predictor.columns:
         raise ValueError(f"ckpt_path must be of a fit with a table, got {options.ckpt_path}: add its --config")
     output = checked_ending(
-        Path(options.output) if options.output else _run_folder(options.ckpt_path) / "predictions.csv"
+        Path(options.output) if options.output else run_folder(options.ckpt_path) / "predictions.csv"
     )
     frame = read(options.path, "data.path")
     ids = options.id or [name for name in predictor.id if name in frame.names]
@@ -123,21 +122,16 @@ def export(args: Sequence[str]) -> Path:
     Raises:
         ValueError, FileNotFoundError: the message says in one line what is wrong with the checkpoint.
     """
-    parser = argparse.ArgumentParser(prog="twolayer export", description="Write an ONNX file.", allow_abbrev=False)
+    parser = Options("twolayer export", "Write an ONNX file.")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a fit with a table")
     parser.add_argument("--output", help="ONNX file (default: model.onnx beside the run's logs)")
     options = parser.parse_args(args)
-    output = Path(options.output) if options.output else _run_folder(options.ckpt_path) / "model.onnx"
+    output = Path(options.output) if options.output else run_folder(options.ckpt_path) / "model.onnx"
     if output.suffix != ".onnx":
         raise ValueError(f"output must end with .onnx, got {output}")
     path = onnx.export(load(options.ckpt_path), output)
     print(f"ONNX: {os.path.relpath(path)}")
     return path
-
-
-def _run_folder(checkpoint: str | Path) -> Path:
-    folder = Path(checkpoint).resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def report(data: Table, checkpoint: str, folder: Path) -> list[str]:
@@ -177,28 +171,51 @@ def gather(checkpoints: Sequence[str]) -> str:
     return checkpoints[0]
 
 
+def taken_out(args: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """The arguments without an option of the command line's own, and what that was given; None if it was not.
+
+    >>> taken_out(["fit", "--members", "3", "--data.path=a.csv"], "--members")
+    (['fit', '--data.path=a.csv'], '3')
+    """
+    rest, skip = [], False
+    for arg in args:
+        if skip or arg.startswith(option + "="):
+            skip = False
+        elif arg == option:
+            skip = True
+        else:
+            rest.append(arg)
+    return rest, "" if skip else value_of(args, option)
+
+
 def members_of(args: Sequence[str]) -> tuple[list[str], int]:
     """The arguments without ``--members``, and how many it asks for.
 
     Raises:
-        ValueError: it is no number of at least one.
+        Answer: it is no number of at least one, or this is no fit with a table.
     """
-    given = value_of(args, "--members")
+    rest, given = taken_out(args, "--members")
     if given is None:
-        return list(args), 1
+        return rest, 1
     if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"members must be an integer of at least 1, got {given!r}")
+        raise Answer(f"--members must be an integer of at least 1, got {given!r}")
     if args[0] != "fit" or value_of(args, "--data.path") is None:
-        raise ValueError("members is for fit --data.path, which trains on a table")
-    rest, skip = [], False
-    for arg in args:
-        if skip or arg.startswith("--members="):
-            skip = False
-        elif arg == "--members":
-            skip = True
-        else:
-            rest.append(arg)
+        raise Answer("--members is for fit --data.path, which trains on a table")
     return rest, int(given)
+
+
+def plots_of(args: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments without ``--plots``, and whether it asks for a report at the end of a fit.
+
+    Raises:
+        Answer: it is neither true nor false, or this is no fit.
+    """
+    rest, given = taken_out(args, "--plots")
+    if given not in (None, "true", "false"):
+        raise Answer(f"--plots must be true or false, got {given!r}")
+    if given is not None and args[0] != "fit":
+        raise Answer(f"--plots is for fit, got {args[0]}: the report of a run is written by twolayer plot")
+    return rest, given == "true"
 
 
 def of_member(args: Sequence[str], k: int, version: str) -> list[str]:

@@ -119,6 +119,7 @@ class StreamedTable(Table):
             seed=seed,
             member=member,
         )
+        self.path = path if isinstance(path, str) else ", ".join(path)
 
     streams = True
     """Whoever evaluates must not keep all rows."""

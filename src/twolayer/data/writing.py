@@ -1,9 +1,11 @@
-"""Predictions as a file of columns: ``write_columns``."""
+"""Predictions as a file of columns: ``write_columns``, and ``write_predictions`` for what has no table."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from twolayer.data.reading import import_polars
 from twolayer.files import written_whole
@@ -63,3 +65,28 @@ def prediction_columns(predictor: Predictor, table: Any, id: Sequence[str] = ())
 
 def _free(name: str, taken: dict[str, Any]) -> str:
     return f"predicted_{name}" if name in taken else name
+
+
+def write_predictions(path: Path, predictions: Tensor, task: str) -> None:
+    """Writes one line for each row, in order: the class and the probabilities, or the values.
+
+    The file is written beside its place and renamed, so that it is either whole or not there.
+
+    Args:
+        path: of the CSV file.
+        predictions: ``(m, n_y)``, what the network predicts.
+        task: ``"binary"``, ``"multilabel"``, ``"multiclass"`` or ``"regression"``.
+    """
+    outputs = range(predictions.shape[1])
+    rows = predictions.tolist()
+    if task == "regression":
+        header = [f"value_{k}" for k in outputs]
+    else:
+        header = [f"probability_{k}" for k in outputs]
+        classes = predictions.argmax(-1, keepdim=True) if task == "multiclass" else (predictions >= 0.5).int()
+        header = [f"class_{k}" if task == "multilabel" else "class" for k in range(classes.shape[1])] + header
+        rows = [found + row for found, row in zip(classes.tolist(), rows, strict=True)]
+    with written_whole(path, newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -101,7 +101,7 @@ class Predictor:
         """
         if self.task == "regression":
             raise ValueError("predict_proba is for classes, got a network for task 'regression': use predict")
-        A2 = self._outputs(rows)
+        A2 = self.outputs(rows)
         return torch.cat([1 - A2, A2], 1) if self.task == "binary" else A2
 
     @torch.no_grad()
@@ -111,16 +111,22 @@ class Predictor:
         Arguments and errors: see :meth:`predict_proba`.
         """
         if self.task == "regression":
-            values = self._outputs(rows).tolist()
+            values = self.outputs(rows).tolist()
             return [row[0] if len(row) == 1 else row for row in values]
         if self.task == "multilabel":
             return [
                 [name for name, p in zip(self.classes, row, strict=True) if p >= 0.5]
-                for row in self._outputs(rows).tolist()
+                for row in self.outputs(rows).tolist()
             ]
         return [self.classes[k] for k in self.predict_proba(rows).argmax(1).tolist()]
 
-    def _outputs(self, rows: Any) -> Tensor:
+    @torch.no_grad()
+    def outputs(self, rows: Any) -> Tensor:
+        """What the network answers, ``(m, n_y)``, float64: probabilities, or values in raw units; of several, the mean.
+
+        Arguments and errors: see :meth:`predict_proba`, which has two columns where this has the probability of the
+        second class alone.
+        """
         if not self.columns:
             X = torch.as_tensor(rows)
             wide = self.members[0].net.in_features

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -17,7 +18,7 @@ from twolayer.sealing import first_line, local_path, read_checkpoint, sealed
 OF_THE_NETWORK: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("in_features", "hidden_features", "out_features"), (int,)),
     **dict.fromkeys(("task", "activation", "init", "backward"), (str,)),
-    "class_weight": (list, tuple, type(None)),
+    "class_weight": (list, tuple, dict, str, type(None)),
     "label_smoothing": (float, int),
     "standardize": (bool,),
 }
@@ -58,6 +59,16 @@ class LocalCheckpointIO(CheckpointIO):
         local_path(path).unlink(missing_ok=True)
 
 
+def run_folder(checkpoint: str | PathLike[str]) -> Path:
+    """Where the files of a run lie, by one of its checkpoints.
+
+    >>> run_folder("/runs/moons/version_0/checkpoints/best.ckpt").name
+    'version_0'
+    """
+    folder = Path(checkpoint).resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def use_local_files(strategy: Strategy) -> None:
     """Puts :class:`LocalCheckpointIO` in the place of Lightning's own, where a checkpoint is one file."""
     one_file = type(strategy) in (SingleDeviceStrategy, DDPStrategy)
@@ -86,7 +97,11 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
         if {"in_features", "hidden_features", "out_features"} <= found.keys():
             for option in ("in_features", "hidden_features", "out_features"):
                 positive_int(option, found[option])
-            options = {option: value for option, value in found.items() if option != "standardize"}
+            named = isinstance(
+                found.get("class_weight"), str | dict
+            )  # they become numbers when a fit knows the classes
+            of_the_fit = {"standardize", "class_weight"} if named else {"standardize"}
+            options = {option: value for option, value in found.items() if option not in of_the_fit}
             for key, V in TwoLayerNet(**options, device="meta").named_parameters():
                 if key in weights and tuple(weights[key].shape) != tuple(V.shape):
                     raise ValueError(f"{key} must have shape {tuple(V.shape)}, got {tuple(weights[key].shape)}")
@@ -122,7 +137,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_kind(option: str, value: Any, kinds: tuple[type, ...]) -> None:
-    parts = value if isinstance(value, list | tuple) else ()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     if type(value) not in kinds or not all(type(part) in (int, float) for part in parts):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise TypeError(f"{option} must be {expected}{' of numbers' if list in kinds else ''}, got {value!r:.80}")
