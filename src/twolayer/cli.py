@@ -27,7 +27,7 @@ from twolayer.data import Table
 from twolayer.data.writing import write_predictions
 from twolayer.extras import missing
 from twolayer.limits import check_environment, check_limits, check_optimizer
-from twolayer.parsing import Parser
+from twolayer.parsing import BESIDE, Parser
 from twolayer.sealing import read_checkpoint
 from twolayer.training.checkpoints import network_options
 from twolayer.training.ending import restore_best, why_it_ended
@@ -42,6 +42,9 @@ OF_THE_DATA = ("in_features", "out_features", "task")
 REFUSALS = (TypeError, ValueError, MisconfigurationException)
 """By which constructors refuse their arguments."""
 PLATEAU = re.compile(r"^(--model\.lr_scheduler(?:\.class_path)?=|)(ReduceLROnPlateau)$")
+DESCRIPTION = "Train a two-layer network, and use it. Also: " + " ".join(
+    f"twolayer {name} --help: {words}" for name, words in BESIDE.items()
+)
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -384,6 +387,7 @@ def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
         load_from_checkpoint_support=False,
         auto_configure_optimizers=False,
         parser_class=Parser,
+        parser_kwargs={"description": DESCRIPTION},
         args=args,
     )
 
