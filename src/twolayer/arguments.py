@@ -247,7 +247,7 @@ def _class_indices(Y: Tensor, lead: list[int], n_y: int) -> None:
         raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
     if list(Y.shape) != lead:
         raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
-    _in_range("Y", Y, 0, n_y - 1, f"{n_y} classes", IndexError)
+    _in_range("Y", Y, (0, n_y - 1), f"{n_y} classes", IndexError)
 
 
 def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
@@ -259,7 +259,7 @@ def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
         )
         raise ValueError(f"Y must have shape {(*lead, n_y)}{also} for task {task!r}, got {tuple(Y.shape)}")
     if task != "regression":
-        _in_range("Y", Y, 0, 1, f"task {task!r}")
+        _in_range("Y", Y, (0, 1), f"task {task!r}")
 
 
 def class_weights(class_weight: Tensor, task: str, n_y: int) -> None:
@@ -319,10 +319,10 @@ def _named(dtypes: Iterable[torch.dtype]) -> str:
 
 
 def _in_range(
-    argument: str, V: Tensor, low: float, high: float, what_for: str, error: type[Exception] = ValueError
+    argument: str, V: Tensor, bounds: tuple[float, float], what_for: str, error: type[Exception] = ValueError
 ) -> None:
     if can_look_at(V):
-        least, greatest = _extremes(V)
+        (low, high), (least, greatest) = bounds, _extremes(V)
         if low <= least and greatest <= high:
             return
         rounding = ROUNDING * torch.finfo(V.dtype).eps if V.is_floating_point() else 0
