@@ -449,6 +449,8 @@ def test_bad_input(trained, name):
         draw(torch.nn.Linear(2, 1), X, Y, axes())
     with pytest.raises(TypeError, match="ax must be matplotlib Axes, got ndarray"):
         draw(net, X, Y, Figure().subplots(2))
+    with pytest.raises(ValueError, match=r"net and X must give finite numbers, got (A1|A2|Z1) with others"):
+        draw(net, X / 0, Y, axes())
     for wrong in (X[:0], X[:, :1], X[0]):
         with pytest.raises(ValueError, match=r"X must have shape \(m, 2\)"):
             draw(net, wrong, Y, axes())
