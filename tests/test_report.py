@@ -37,7 +37,7 @@ NASTY = ("<script>alert(1)</script>", "$x_$2$ & more")
 MOST_BYTES = 2_000_000
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "error:constrained_layout"),
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
 ]
 

@@ -72,6 +72,7 @@ def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
     """Writes each line's label where it ends, in its colour; where ends are near each other, one above the other."""
     size = float(ax.xaxis.label.get_fontsize())
     gap = 1.2 * size / 72 * ax.figure.dpi  # in pixels
+    ax.autoscale_view()  # until then the scale is not that of the lines
     ends = sorted(((*_end(ax, line), line) for line in lines), key=lambda end: end[1])
     heights = [y for _, y, _ in ends]
     for i in range(1, len(ends)):

@@ -135,15 +135,18 @@ def read_run(path: str, data: L.LightningDataModule | None = None) -> Run:
     folder = run_folder(checkpoint)
     run = Run(checkpoint, folder, contents, _yaml(folder / "config.yaml"), predictor, model)
     try:
-        run.data = made_anew(run.settings) if data is None else data
-        state = contents.get(type(run.data).__qualname__)
-        if data is None and state is not None:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                run.data.load_state_dict(state)
-            run.remarks += [_sentence(str(one.message)) for one in caught]
-        wide = None if run.judged is None else run.judged.X.shape[1:]
-        if wide is not None and tuple(wide) != (model.net.in_features,):
+        with isolate_rng():  # rows that a class draws without a seed of its own are those of the fit
+            if isinstance(seed := run.settings.get("seed_everything"), int):
+                L.seed_everything(seed, verbose=False)
+            run.data = made_anew(run.settings) if data is None else data
+            state = contents.get(type(run.data).__qualname__)
+            if data is None and state is not None:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    run.data.load_state_dict(state)
+                run.remarks += [_sentence(str(one.message)) for one in caught]
+            wide = None if run.judged is None else tuple(run.judged.X.shape[1:])
+        if wide not in (None, (model.net.in_features,)):
             raise ValueError(f"the rows must have {model.net.in_features} features, as in the fit, got shape {wide}")
     except Exception as error:  # a class of the user's own may raise anything, and a report without rows is one still
         run.data = None
@@ -181,15 +184,12 @@ def made_anew(settings: dict[str, Any]) -> L.LightningDataModule:
         raise Answer("there is no config.yaml beside the checkpoint that names them", status=1)
     parser = Parser()
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
-    with isolate_rng():
-        if isinstance(seed := settings.get("seed_everything"), int):
-            L.seed_everything(seed, verbose=False)
-        data = parser.instantiate_classes(parser.parse_object({"data": settings["data"]}))["data"]
-        if not isinstance(data, TabularDataModule):
-            data.prepare_data()
-            data.setup("fit")
-            data.setup("test")
-        return data
+    data = parser.instantiate_classes(parser.parse_object({"data": settings["data"]}))["data"]
+    if not isinstance(data, TabularDataModule):
+        data.prepare_data()
+        data.setup("fit")
+        data.setup("test")
+    return data
 
 
 def _as_many_as(most: int, loaders: Any) -> Iterable[tuple[Tensor, ...]]:
