@@ -91,7 +91,7 @@ def test_the_command_lines_parse(capsys):
 
     sessions = [block for page in PAGES for block in blocks("sh", page)]
     lines = [line for block in sessions for line in block.splitlines() if line.startswith("python train.py")]
-    assert len(lines) == 6
+    assert len(lines) == 5
     for line in lines:
         words = [str(ROOT / word) if word.startswith("configs/") else word for word in shlex.split(line)[2:]]
         with pytest.raises(SystemExit) as stopped:

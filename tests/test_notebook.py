@@ -39,6 +39,7 @@ def test_it_runs_and_shows_what_is_stored(stored, tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("PYTHONPATH", str(Path(twolayer.__file__).parents[1]), prepend=":")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook's own shows its pictures
     fresh = nbformat.from_dict(stored)
     for cell in code(fresh):
         cell.outputs = []
