@@ -2,11 +2,13 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from twolayer.plots.style import SERIES, given_or_new, label_ends, whole_numbers
 
@@ -85,11 +87,10 @@ def _name(run: Any, number: int) -> str:
 
 def _is_costs(run: Any) -> bool:
     """Whether it is a tensor, an array or a list of numbers."""
-    return not isinstance(run, str | Path | Mapping) and len(run) > 0 and np.ndim(run[0]) == 0 and _is_number(run[0])
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, str | Path) and np.issubdtype(np.asarray(value).dtype, np.number)
+    if isinstance(run, Tensor | np.ndarray):
+        return run.ndim == 1 and len(run) > 0
+    numbers = isinstance(run, Sequence) and not isinstance(run, str) and len(run) > 0
+    return numbers and all(isinstance(J, Real) or (isinstance(J, Tensor) and J.ndim == 0) for J in run)
 
 
 def _curves(run: Any, metric: str, against: str) -> Curves:

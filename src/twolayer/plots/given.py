@@ -54,9 +54,19 @@ def _tensor(V: Any) -> Tensor:
 
 @torch.no_grad()
 def predictions(net: Any, X: Any) -> Tensor:
-    """``(m, n_y)``: probabilities, or values in raw units; float64, on the CPU."""
+    """``(m, n_y)``: probabilities, or values in raw units; float64, on the CPU.
+
+    Raises:
+        ValueError: not all are finite.
+    """
     X = rows(net, X)
-    return (net.predict(X) if isinstance(net, TwoLayerNet) else net(X)).cpu().double()
+    return _finite("A2", net.predict(X) if isinstance(net, TwoLayerNet) else net(X))
+
+
+def _finite(what: str, V: Tensor) -> Tensor:
+    if not V.isfinite().all():
+        raise ValueError(f"net and X must give finite numbers, got {what} with others among them")
+    return V.cpu().double()
 
 
 def labels(net: Any, Y: Any, m: int) -> Tensor:
@@ -110,7 +120,8 @@ def trace(net: Any, X: Any, Y: Any) -> tuple[Tensor, Trace]:
     X, Y = rows(net, X), targets(net, Y)
     if not isinstance(net, TwoLayerNet):
         X, Y, _ = net.prepared(X, Y)
-    return X.cpu().double(), Trace(*(V.cpu().double() for V in network(net).trace(X, Y)))
+    found = network(net).trace(X, Y)._asdict()
+    return X.cpu().double(), Trace(**{name: _finite(name, V) for name, V in found.items()})
 
 
 @torch.no_grad()
@@ -119,4 +130,4 @@ def hidden_outputs(net: Any, X: Any) -> Tensor:
     X, inner = rows(net, X), network(net)
     if not isinstance(net, TwoLayerNet):
         X = net.standardize_inputs(X)
-    return equations.A1(equations.Z1(X, inner.W1, inner.b1), ACTIVATIONS[inner.activation]).cpu().double()
+    return _finite("A1", equations.A1(equations.Z1(X, inner.W1, inner.b1), ACTIVATIONS[inner.activation]))

@@ -16,7 +16,7 @@ GREY = "#767676"
 CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Class 0, class 1 and so on: Okabe and Ito's colours, which those who are blind to red or green tell apart too."""
 MARKERS = "o^sDvP"
-SERIES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")
+SERIES = ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00")
 """Lines of a kind, one beside the other: runs, networks, activations."""
 FAULT = "#EE3377"
 """What does not do its work."""
