@@ -24,9 +24,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from twolayer import cli, report
+from twolayer import cli, plots, report
 from twolayer.data import Moons, TabularDataModule
 from twolayer.network import gradients_by_autograd
+from twolayer.report.drawing import drawn
 from twolayer.report.run import read_run
 from twolayer.training import LitTwoLayer
 
@@ -171,6 +172,15 @@ def test_units_that_are_alike_are_said():
     of("Moons", "--data.n_samples=60", "--model.init=zeros")
     report.write("runs/run/version_0")
     assert "5 are twins" in checked("runs/run/version_0/report.html").words
+
+
+def test_curves_that_hardly_move_leave_room_for_their_names():
+    """Their ends are far apart on the scale of the curves, and on top of each other on that of axes without any."""
+    Path("metrics.csv").write_text("epoch,train_loss,val_loss\n0,0.757,0.740\n1,0.756,0.739\n2,0.755,0.738\n")
+    svg = drawn(lambda ax: plots.learning_curves("metrics.csv", ax=ax))
+    places = {word: float(y) for y, word in re.findall(r'<text [^>]* y="([-\d.]+)"[^>]*>(\w+)</text>', svg)}
+    height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1])
+    assert 0 < places["training"] < height / 2 < places["validation"] < height
 
 
 # Every kind of run.

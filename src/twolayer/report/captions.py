@@ -96,13 +96,13 @@ def flows(run: Run, rows: Rows) -> str:
     error, first = m * t.dZ2.norm(dim=1), m * t.dZ1.norm(dim=1) * X.norm(dim=1)
     left = (t.dZ1.norm() / t.dA1.norm()).item() if t.dA1.any() else 0.0
     middle, worst, single, step = (
-        number(value.item()) for value in (error.median(), error.max(), first.median(), t.dW1.norm())
+        number(value.item()) for value in (error.median(), error.max(), first.mean(), t.dW1.norm())
     )
     return (
-        "How large the quantities of the backward pass are, row by row, from the output on the left back to the first "
-        f"weights. The error dZ2 is {middle} for the middle row, {worst} for the worst. {percent(left)} of it comes "
-        "through the slopes of the hidden units (dZ1 beside dA1). A single row would move the first weights by "
-        f"{single} (dW1, median); all together, which partly cancel, by {step}."
+        f"How large the quantities of the backward pass are for {counted(m, 'row')}, from the output on the left back "
+        f"to the first weights. The error dZ2 is {middle} for the middle row, {worst} for the worst. Of what reaches the "
+        f"hidden units (dA1), {percent(left)} comes through their slopes (dZ1). On the mean, a single row would move the "
+        f"first weights by {single} (dW1); all together, which partly cancel, by {step}."
     )
 
 

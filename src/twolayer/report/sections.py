@@ -85,12 +85,12 @@ def what_is_inside(run: Run, rows: Rows) -> str:
     """The hidden units, and what flows back through them."""
     few = rows.few(EXAMPLES)
     units = drawn(lambda ax: plots.hidden_units(run.model, rows.X, ax=ax))
-    sizes = drawn(lambda ax: plots.gradient_flow(run.model, rows.X, rows.Y, ax=ax))
+    sizes = drawn(lambda ax: plots.gradient_flow(run.model, few.X, few.Y, ax=ax))
     numbers = drawn(lambda ax: plots.backward_pass(run.model, few.X, few.Y, ax=ax), width=10.0, height=4.0)
     return page.section(
         "What is inside",
         page.figure(units, captions.units(run, rows)),
-        page.figure(sizes, captions.flows(run, rows)),
+        page.figure(sizes, captions.flows(run, few)),
         page.figure(numbers, captions.backwards(run, few), wide=True),
     )
 
