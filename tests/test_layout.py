@@ -55,7 +55,7 @@ LAYERS = [
     ["tasks"],
     ["kernels"],
     ["arguments", "backward"],
-    ["functional"],
+    ["functional", "units"],
     ["network"],
     ["descent", "loading"],
     ["tables"],
