@@ -240,17 +240,17 @@ def test_a_rate_too_large_kills_units(train, caplog):
     optimizer = partial(torch.optim.SGD, lr=30.0)
     logger = Kept()
     model = network("relu", n_h=64, optimizer=optimizer)
-    train(model, TensorLoader((X, Y), batch_size=200), max_epochs=40, logger=logger)
+    train(model, TensorLoader((X, Y), batch_size=200), max_epochs=32, logger=logger)
     dead = int((torch.relu(X @ model.net.W1.T + model.net.b1) == 0).all(0).sum())
     assert dead >= 16
-    assert logger.rows[31]["dead_units"] > 0
+    assert logger.rows[31]["dead_units"] == dead / 64
     (sentence,) = [line for line in said(caplog) if "dead" in line]
     assert re.fullmatch(
         r"After step \d+, \d\d of 64 hidden units are dead: a smaller learning rate or leaky_relu", sentence
     )
 
 
-def test_weights_of_ten_saturate(train, caplog):
+def test_large_weights_saturate(train, caplog):
     model = network(n_h=50)
     with torch.no_grad():
         model.net.W1.normal_(0, 30, generator=torch.Generator().manual_seed(0))
@@ -456,7 +456,7 @@ def test_a_resumed_run_says_nothing_again_and_has_the_same_rows(caplog, steps_pe
     assert len(said(caplog)) == 1
     expected = rows_of(whole)
     assert [int(row["step"]) for row in expected][-1] >= 39
-    for step in (9, 18, 27):
+    for step in (9, 27):
         caplog.clear()
         checkpoint = Path(whole.trainer.log_dir) / f"checkpoints/step={step}.ckpt"
         resumed = fit("--trainer.max_epochs=4", *options, "--trainer.logger.version=9", "--ckpt_path", str(checkpoint))
