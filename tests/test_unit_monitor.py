@@ -257,7 +257,7 @@ def test_large_weights_saturate(train, caplog):
     train(model, TensorLoader(points(), batch_size=10))
     (sentence,) = said(caplog)
     assert re.fullmatch(
-        r"After step 1, \d\d of 50 hidden units are saturated: smaller weights at the start or a smaller learning rate",
+        r"After step 1, \d\d of 50 hidden units are saturated: smaller initial weights or a smaller learning rate",
         sentence,
     )
 
@@ -269,8 +269,8 @@ def test_each_thing_is_said_from_where_it_matters():
     assert not list(sentences(healthy._replace(ratio=math.nan), "he"))
     assert dict(sentences(Look(dead=4, saturated=12, twin=4, of=16, ratio=1234.5), "he")) == {
         "dead": "4 of 16 hidden units are dead: a smaller learning rate or leaky_relu",
-        "saturated": "12 of 16 hidden units are saturated: smaller weights at the start or a smaller learning rate",
-        "twin": "4 of 16 hidden units compute what another does: only different weights at the start part them",
+        "saturated": "12 of 16 hidden units are saturated: smaller initial weights or a smaller learning rate",
+        "twin": "4 of 16 hidden units compute what another does: only different initial weights part them",
         "ratio": "the gradient of the first layer is 1,234 times that of the second",
     }
     assert dict(sentences(healthy._replace(ratio=0.0004), "he")) == {

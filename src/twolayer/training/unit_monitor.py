@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from twolayer import equations
+from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import positive_int
 from twolayer.loading import TensorLoader
 from twolayer.network import TwoLayerNet
@@ -114,19 +116,21 @@ class UnitMonitor(Callback):
         return min(1 << step.bit_length(), every) if step < every else step - step % every + every
 
 
+@torch.no_grad()
 def look(net: TwoLayerNet, X: Tensor, T: Tensor) -> Look:
     """What the hidden units of a network do with the inputs ``X``, and how large its gradients are with targets ``T``.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :meth:`twolayer.TwoLayerNet.trace`.
+        TypeError, ValueError, RuntimeError: as :meth:`twolayer.TwoLayerNet.loss_and_grads`.
 
     >>> look(TwoLayerNet(2, 4, 1, activation="tanh", init="zeros"), torch.ones(3, 2), torch.tensor([0, 0, 1]))
     Look(dead=0, saturated=0, twin=4, of=4, ratio=0.0)
     """
-    t = net.trace(X, T)
-    faults = unit_faults(t.A1, net.activation)
+    _, grads = net.loss_and_grads(X, T)
+    A1 = equations.A1(equations.Z1(X.to(net.W1.dtype), net.W1, net.b1), ACTIVATIONS[net.activation])
+    faults = unit_faults(A1.flatten(0, -2), net.activation)
     counts = torch.stack((faults.dead, faults.saturated, faults.twin & ~faults.dead)).sum(1)
-    first, second = (torch.cat([dW.flatten(), db]).norm() for dW, db in ((t.dW1, t.db1), (t.dW2, t.db2)))
+    first, second = (torch.cat([grads[W].flatten(), grads[b]]).norm() for W, b in (("W1", "b1"), ("W2", "b2")))
     dead, saturated, twin = counts.tolist()
     return Look(dead, saturated, twin, net.hidden_features, (first / second).item())
 
@@ -138,22 +142,18 @@ def sentences(found: Look, init: str) -> Iterator[tuple[str, str]]:
         found: the look.
         init: by which rule the network was initialised.
     """
-    of = f"of {found.of} hidden units"
+    of, zeros = f"of {found.of} hidden units", init == "zeros"
     if found.dead >= DEAD * found.of:
-        remedy = "init='zeros' gives them no gradient" if init == "zeros" else "a smaller learning rate or leaky_relu"
+        remedy = "init='zeros' gives them no gradient" if zeros else "a smaller learning rate or leaky_relu"
         yield "dead", f"{found.dead} {of} are dead: {remedy}"
     if found.saturated >= SATURATED * found.of:
-        yield (
-            "saturated",
-            f"{found.saturated} {of} are saturated: smaller weights at the start or a smaller learning rate",
-        )
+        yield "saturated", f"{found.saturated} {of} are saturated: smaller initial weights or a smaller learning rate"
     if found.twin >= TWIN * found.of:
+        every = found.twin == found.of
         who = (
-            f"all {found.of} hidden units compute the same"
-            if found.twin == found.of
-            else f"{found.twin} {of} compute what another does"
+            f"all {found.of} hidden units compute the same" if every else f"{found.twin} {of} compute what another does"
         )
-        remedy = "init='zeros' cannot part them" if init == "zeros" else "only different weights at the start part them"
+        remedy = "init='zeros' cannot part them" if zeros else "only different initial weights part them"
         yield "twin", f"{who}: {remedy}"
     if 0 < found.ratio * UNEVEN <= 1:
         yield "ratio", f"the gradient of the second layer is {1 / found.ratio:,.0f} times that of the first"
