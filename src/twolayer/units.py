@@ -70,8 +70,8 @@ def _saturated(A: Tensor, activation: str) -> Tensor:
 
 def _twins(A: Tensor) -> Tensor:
     # Twins are alike in any weighted mean of their rows too. Sorted by one, a unit is compared with the next, the next
-    # but one and so on, as long as the means are that near: most often with none. No cosine or product of matrices has a
-    # part: MKL would start threads for a few hundred numbers, and wait long for them where the cores are busy.
+    # but one and so on, as long as the means are that near: most often with none. There is no cosine
+    # or product of matrices: MKL would start threads for a few hundred numbers, and wait for them where cores are busy.
     m, n_h = A.shape
     weights = torch.linspace(0.5, 1, m, device=A.device, dtype=A.dtype)
     means, order = (weights[:, None] * A).mean(0).sort()
