@@ -118,8 +118,8 @@ def test_shares_and_ratio_are_those_of_the_sample(train):
     monitor = UnitMonitor(every_n_steps=10, rows=25)  # every fourth row
     trainer = train(model, TensorLoader((X, Y), batch_size=7, shuffle=True), logger=logger, callbacks=monitor)
     assert trainer.global_step == 30
-    # After 1, 2, 4, 8, 10, 20 and 30 steps; Lightning's count begins at 0.
-    assert list(logger.rows) == [0, 1, 3, 7, 9, 19, 29]
+    # After 1, 4, 10, 20 and 30 steps; Lightning's count begins at 0.
+    assert list(logger.rows) == [0, 3, 9, 19, 29]
 
     seq = TwoLayerNet.to_sequential(model.net)
     seq.zero_grad()
@@ -149,11 +149,13 @@ def test_the_table_of_a_run_has_them(train, tmp_path):
     trainer = train(network(), TensorLoader(points(), batch_size=10), logger=CSVLogger(tmp_path))
     with (Path(trainer.log_dir) / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dead_units"]]
-    assert [row["step"] for row in rows] == ["0", "1", "3", "7", "15"]
+    assert [row["step"] for row in rows] == ["0", "3", "15", "20"]  # the last one at the end
     assert all(float(row["grad_norm_ratio"]) > 0 for row in rows)
 
 
-@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4]), (3, [1, 2, 3, 6]), (8, [1, 2, 4, 8, 16, 24])])
+@pytest.mark.parametrize(
+    ("every", "steps"), [(1, [1, 2, 3, 4]), (3, [1, 3, 6]), (16, [1, 4, 16, 32]), (99, [1, 4, 16, 64, 99])]
+)
 def test_when_it_looks(every, steps):
     monitor, step, found = UnitMonitor(every), 0, []
     while len(found) < len(steps):
@@ -203,15 +205,8 @@ def test_it_looks_after_blocks(train):
     logger = Kept()
     options = {"logger": logger, "callbacks": UnitMonitor(every_n_steps=10)}
     train(network(n_x=2, steps_per_call=4), data.Moons(n_samples=390, batch_size=13, test_fraction=0), **options)
-    assert list(logger.rows) == [
-        3,
-        7,
-        11,
-        19,
-        29,
-        41,
-        49,
-    ]  # after 4, 8, 12, 20, 26 + 4, 26 + 16, 26 + 24 of 26 + 26 steps
+    ends = [4, 12, 20, 26 + 4, 26 + 16, 26 + 24]  # of blocks, for 1, 10, 20, 30, 40 and 50 steps
+    assert list(logger.rows) == [*(step - 1 for step in ends), 52]
 
 
 def test_a_subclass_with_a_hook_of_its_own_gets_every_batch(train, caplog):
@@ -240,10 +235,10 @@ def test_a_rate_too_large_kills_units(train, caplog):
     optimizer = partial(torch.optim.SGD, lr=30.0)
     logger = Kept()
     model = network("relu", n_h=64, optimizer=optimizer)
-    train(model, TensorLoader((X, Y), batch_size=200), max_epochs=32, logger=logger)
+    train(model, TensorLoader((X, Y), batch_size=200), max_epochs=16, logger=logger)
     dead = int((torch.relu(X @ model.net.W1.T + model.net.b1) == 0).all(0).sum())
     assert dead >= 16
-    assert logger.rows[31]["dead_units"] == dead / 64
+    assert logger.rows[15]["dead_units"] == dead / 64
     (sentence,) = [line for line in said(caplog) if "dead" in line]
     assert re.fullmatch(
         r"After step \d+, \d\d of 64 hidden units are dead: a smaller learning rate or leaky_relu", sentence
@@ -290,7 +285,7 @@ def test_dead_units_are_no_twins():
 def test_a_run_in_order_hears_nothing(caplog, tmp_path, monkeypatch, config):
     monkeypatch.chdir(tmp_path)
     command = fit("--trainer.max_epochs=30", config=config)
-    assert len(rows_of(command)) >= 6
+    assert len(rows_of(command)) >= 4
     assert not said(caplog)
 
 
@@ -333,7 +328,7 @@ def test_of_another_loader_the_first_rows_are_kept(train):
     logger, model = Kept(), network()
     train(model, DataLoader(Stream(), batch_size=10), logger=logger, callbacks=UnitMonitor(rows=6))
     expected = look(model.net, X[:6], Y[:6]).ratio
-    assert [row["grad_norm_ratio"] for row in logger.rows.values()] == [expected] * 5
+    assert [row["grad_norm_ratio"] for row in logger.rows.values()] == [expected] * 4
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 4])
@@ -447,18 +442,19 @@ def test_the_command_line_has_it(caplog):
 @pytest.mark.usefixtures("in_a_folder")
 @pytest.mark.parametrize("steps_per_call", [3, "null"])
 def test_a_resumed_run_says_nothing_again_and_has_the_same_rows(caplog, steps_per_call):
-    options = [
-        *(f"--model.steps_per_call={steps_per_call}", "--model.init=zeros", "--unit_monitor.every_n_steps=10"),
-        *("--last_checkpoint.every_n_train_steps=9", "--last_checkpoint.save_top_k=-1"),
-        "--last_checkpoint.filename={step}",
-    ]
-    whole = fit("--trainer.max_epochs=4", *options)
+    options = ["--model.init=zeros", "--unit_monitor.every_n_steps=10", f"--model.steps_per_call={steps_per_call}"]
+    options += ["--data.batch_size=60"]  # 12 steps an epoch
+    every = ["--last_checkpoint.every_n_train_steps=6", "--last_checkpoint.save_top_k=-1"]
+    whole = fit("--trainer.max_epochs=3", *options, *every, "--last_checkpoint.filename={step}")
     assert len(said(caplog)) == 1
     expected = rows_of(whole)
-    assert [int(row["step"]) for row in expected][-1] >= 39
-    for step in (9, 27):
+    ends = [1, 4, 10, 20, 30] if steps_per_call == "null" else [3, 6, 12, 21, 30]
+    assert [int(row["step"]) for row in expected] == [*(step - 1 for step in ends), 36]
+    half = fit("--trainer.max_epochs=2", *options)
+    assert [int(row["step"]) for row in rows_of(half)] == [*(step - 1 for step in ends[:-1]), 24]
+    folders = [Path(command.trainer.log_dir) / "checkpoints" for command in (whole, half)]
+    for checkpoint in (folders[0] / "step=6.ckpt", folders[0] / "step=30.ckpt", folders[1] / "last.ckpt"):
         caplog.clear()
-        checkpoint = Path(whole.trainer.log_dir) / f"checkpoints/step={step}.ckpt"
-        resumed = fit("--trainer.max_epochs=4", *options, "--trainer.logger.version=9", "--ckpt_path", str(checkpoint))
+        resumed = fit("--trainer.max_epochs=3", *options, "--trainer.logger.version=9", "--ckpt_path", str(checkpoint))
         assert not said(caplog)
         assert rows_of(resumed) == expected

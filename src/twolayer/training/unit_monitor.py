@@ -1,6 +1,7 @@
 """Whether the hidden units do their work while a network trains: ``UnitMonitor``."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -45,9 +46,9 @@ class UnitMonitor(Callback):
     says each thing once, where it matters: a quarter of the units dead or twins, three quarters saturated, one
     gradient a thousand times the other. What a run has said is not said again when it is resumed.
 
-    It looks after the steps 1, 2, 4, 8 and so on, and from ``every_n_steps`` on after that many; within blocks of
-    steps, after the block. It changes nothing: the weights are the same, bit by bit, without it. Of several processes,
-    the first one looks.
+    It looks after the steps 1, 4, 16, 64 and so on, from ``every_n_steps`` on after that many, and at the end of the
+    fit; where steps come in blocks, after the block. It changes nothing: the weights are the same, bit by bit, without
+    it. Of several processes, the first one looks. What it cannot look at, such as a network with hooks, it names.
 
     Args:
         every_n_steps: the most optimiser steps from one look to the next; None for no looks.
@@ -60,7 +61,7 @@ class UnitMonitor(Callback):
     >>> trainer = L.Trainer(callbacks=UnitMonitor(every_n_steps=100), accelerator="cpu", logger=False)
     """
 
-    def __init__(self, every_n_steps: int | None = 2000, rows: int = 256) -> None:
+    def __init__(self, every_n_steps: int | None = 2500, rows: int = 256) -> None:
         self.every_n_steps = None if every_n_steps is None else positive_int("every_n_steps", every_n_steps)
         self.rows = positive_int("rows", rows)
         self._said: set[str] = set()
@@ -80,31 +81,45 @@ class UnitMonitor(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._sample: tuple[Tensor, Tensor] | None = None
         self._looks = self.every_n_steps is not None and trainer.is_global_zero
-        self._next = self._after(trainer.global_step)
+        self._looked, self._next = trainer.global_step, self._after(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._looks or trainer.global_step < self._next:
-            return
-        self._next = self._after(trainer.global_step)
-        module: Any = pl_module
+        if self._looks and (self._sample is None or trainer.global_step >= self._next):
+            with self._looking_on():
+                if self._sample is None:
+                    self._sample = _sample(trainer, pl_module, batch, self.rows)
+                if trainer.global_step >= self._next:
+                    self._look(trainer, pl_module, trainer.global_step - 1)  # Lightning's number of the step just taken
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._looks and self._looked != trainer.global_step:
+            with self._looking_on():
+                self._look(trainer, pl_module, trainer.global_step)  # a row that a run that goes on from here drops
+
+    @contextmanager
+    def _looking_on(self) -> Iterator[None]:
+        """Who looks on must not end a run that goes on without."""
         try:
-            if self._sample is None:
-                self._sample = _sample(trainer, module, batch, self.rows)
-            found = look(module.net, *self._sample)
-        except (TypeError, ValueError, RuntimeError) as error:  # who looks on must not end a run that goes on without
+            yield
+        except (TypeError, ValueError, RuntimeError) as error:
             rank_zero_info(f"UnitMonitor looks no further: {error}")
             self._looks = False
-            return
+
+    def _look(self, trainer: L.Trainer, module: Any, step: int) -> None:
+        """Looks, logs that under this step, and says what matters and was not said yet."""
+        self._looked, self._next = trainer.global_step, self._after(trainer.global_step)
+        assert self._sample is not None
+        found = look(module.net, *self._sample)
         values = {
             "dead_units": found.dead / found.of,
             "saturated_units": found.saturated / found.of,
             "twin_units": found.twin / found.of,
             "grad_norm_ratio": found.ratio,
         }
-        for logger in trainer.loggers:  # not pl_module.log, by which Lightning would repeat them in the steps between
-            logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning's number of the step just taken
+        for logger in trainer.loggers:  # not module.log, by which Lightning would repeat them in the steps between
+            logger.log_metrics(values, step=step)
         for about, sentence in sentences(found, module.net.init):
             if about not in self._said:
                 self._said.add(about)
@@ -113,7 +128,9 @@ class UnitMonitor(Callback):
     def _after(self, step: int) -> int:
         """The step after which it looks next. It follows from ``step`` alone, so that a resumed run has the same."""
         every = self.every_n_steps or 1
-        return min(1 << step.bit_length(), every) if step < every else step - step % every + every
+        if step < every:
+            return min(4 ** ((step.bit_length() + 1) // 2), every)  # the next power of four
+        return step - step % every + every
 
 
 @torch.no_grad()
