@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Checkpoint directory .* exists and is not empty",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:.*smaller than the logging interval",
+    "ignore:Be aware that when using `ckpt_path`",
     "ignore:You are trying to `self.log",  # barebones
     "ignore:.*overriding `LightningModule.optimizer_",
     "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
