@@ -24,7 +24,7 @@ from twolayer import cli
 from twolayer.callbacks import UnitMonitor
 
 CONFIGS = ("breast_cancer", "flower")
-ROUNDS = 15
+ROUNDS = 12
 AT_MOST = 1.0
 """Percent of a run."""
 ROOT = Path(__file__).resolve().parents[1]

@@ -61,7 +61,7 @@ class UnitMonitor(Callback):
     >>> trainer = L.Trainer(callbacks=UnitMonitor(every_n_steps=100), accelerator="cpu", logger=False)
     """
 
-    def __init__(self, every_n_steps: int | None = 2500, rows: int = 256) -> None:
+    def __init__(self, every_n_steps: int | None = 4096, rows: int = 256) -> None:
         self.every_n_steps = None if every_n_steps is None else positive_int("every_n_steps", every_n_steps)
         self.rows = positive_int("rows", rows)
         self._said: set[str] = set()
