@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = [
     f"--trainer.{name}" for name in ("enable_model_summary=false", "enable_progress_bar=false", "accelerator=cpu")
 ]
+HOOKS = ("setup", "on_train_start", "on_train_batch_end", "on_train_end")
 WITH, WITHOUT = "with", "without"
 OPTIONS = {WITH: [], WITHOUT: ["--unit_monitor.every_n_steps=null"]}
 
@@ -38,19 +39,21 @@ OPTIONS = {WITH: [], WITHOUT: ["--unit_monitor.every_n_steps=null"]}
 class Run(NamedTuple):
     seconds: float
     """Of the fit: no imports, no reading of options, no test at the end."""
+    processor: float
+    """Its seconds of the processor, which vary less with what else the machine does."""
     watching: float
-    """Seconds of these within UnitMonitor."""
+    """Seconds within UnitMonitor."""
     looks: int
     steps: int
 
 
 def fit(config: str, monitor: str) -> Run:
     """One run of an experiment, as it stands in its file."""
-    fitted: list[float] = []  # when it began and ended
+    fitted: list[tuple[float, float]] = []  # when it began and ended
     watching: list[float] = []
 
     def now(_: cli.TwoLayerCLI) -> None:
-        fitted.append(time.perf_counter())
+        fitted.append((time.perf_counter(), time.process_time()))
 
     def clocked(hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **options: Any) -> None:
@@ -60,7 +63,7 @@ def fit(config: str, monitor: str) -> Run:
 
         return run
 
-    hooks = {name: clocked(getattr(UnitMonitor, name)) for name in ("setup", "on_train_start", "on_train_batch_end")}
+    hooks = {name: clocked(getattr(UnitMonitor, name)) for name in HOOKS}
     with (
         tempfile.TemporaryDirectory() as folder,
         chdir(folder),
@@ -71,8 +74,8 @@ def fit(config: str, monitor: str) -> Run:
         assert ran is not None
         with (Path(ran.trainer.log_dir or "") / "metrics.csv").open(encoding="utf-8") as file:
             looks = sum(bool(row.get("dead_units")) for row in csv.DictReader(file))
-    begun, ended = fitted
-    return Run(ended - begun, sum(watching), looks, ran.trainer.global_step)
+    seconds, processor = (ended - begun for begun, ended in zip(*fitted, strict=True))
+    return Run(seconds, processor, sum(watching), looks, ran.trainer.global_step)
 
 
 def measure(config: str, rounds: int) -> list[str]:
@@ -86,7 +89,8 @@ def measure(config: str, rounds: int) -> list[str]:
         fit(config, monitor)
     times = interleaved({monitor: partial(run, monitor) for monitor in runs}, rounds, turn=0)
     shares = [100 * one.watching / one.seconds for one in runs[WITH]]
-    more = [100 * (ratio - 1) for ratio in quicker(times, WITHOUT, WITH)]
+    processor = {monitor: [one.processor for one in found] for monitor, found in runs.items()}
+    more = [100 * (ratio - 1) for ratio in quicker(processor, WITHOUT, WITH)]
     last = runs[WITH][-1]
     share = statistics.median(shares)
     return [
@@ -110,7 +114,7 @@ def main() -> None:
     rows = [measure(config, rounds) for config in CONFIGS]
     header = [
         *("experiment", "steps", "looks", "ms without", "ms with", "ms in the callback"),
-        *("percent of the run in the callback", "percent that the run takes more"),
+        *("percent of the run in the callback", "percent more processor time"),
     ]
     body = f"""\
 The experiments as they stand in `configs/`, by the command line, in one process: `fit` alone, without imports, options
@@ -120,7 +124,8 @@ Medians of {rounds} rounds in which each has its turn, and ranges. At most {AT_M
 {table(header, rows)}
 
 A clock around the callback's hooks tells its own time. What a look leaves behind, such as a cache that the next steps
-find cold, is in the last column alone, where it stands against whatever else the machine does between two runs."""
+find cold, is in the last column alone: the processor time of the whole fit, compared in each round. There it stands
+against all else that differs between two runs, as the range shows."""
     publish(__file__, "What UnitMonitor costs", body, dry_run=chosen.dry_run, versions=f"Lightning {L.__version__}")
 
 
