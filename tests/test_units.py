@@ -91,12 +91,12 @@ def test_twins_are_those_of_all_pairs(seed):
 
 
 def test_twins_are_found_beside_a_unit_with_the_same_mean():
-    """The mean is the one by which units are sorted: weights of ``cos i``. The third unit comes between the twins."""
+    """The mean is the one by which units are sorted: weights from ½ to 1. The third unit comes between the twins."""
     a = torch.randn(11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weights = torch.arange(11, dtype=torch.float64).cos()
-    other = a + 1e-8 * weights.sign()
+    weights = torch.linspace(0.5, 1, 11, dtype=torch.float64)
+    other = a + 1e-8
     other[:2] += torch.stack([weights[1], -weights[0]])
-    A1 = torch.stack([a, other, a + 0.9e-6 * weights.sign()], 1)
+    A1 = torch.stack([a, other, a + 0.9e-6], 1)
     assert unit_faults(A1, "tanh").twin.tolist() == [True, False, True]
 
 

@@ -1,4 +1,4 @@
-"""What a person watches while a network trains: ``GradNormQuantiles``."""
+"""What a person watches while a network trains: ``GradNormQuantiles`` and ``UnitMonitor``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
     raise missing(error) from None
 
 from twolayer.training.module import LitTwoLayer
+from twolayer.training.unit_monitor import UnitMonitor as UnitMonitor  # defined where the blocks of steps know of it
 
 
 class GradNormQuantiles(Callback):

@@ -37,6 +37,7 @@ from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
 from twolayer.training.signals import SaveOnSignal, Signals
+from twolayer.training.unit_monitor import UnitMonitor
 
 OF_THE_DATA = ("in_features", "out_features", "task")
 REFUSALS = (TypeError, ValueError, MisconfigurationException)
@@ -126,6 +127,7 @@ class TwoLayerCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")  # save_last=True would copy the best one
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(UnitMonitor, "unit_monitor")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val_loss",
@@ -204,6 +206,8 @@ class TwoLayerCLI(LightningCLI):
         given = config.get("callbacks") or []
         others = given if isinstance(given, list) else [given]
         barebones = config.get("barebones") is True
+        if barebones or any(isinstance(one, UnitMonitor) for one in others):
+            callbacks = [one for one in callbacks if not isinstance(one, UnitMonitor)]
         if barebones:
             rank_zero_info("barebones: no logger, no checkpoints, no early stopping, no progress bar")
             config = {**config, "logger": None, "log_every_n_steps": None}

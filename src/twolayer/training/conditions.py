@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from twolayer.training.progress import RunProgressBar
 from twolayer.training.signals import SaveOnSignal
+from twolayer.training.unit_monitor import UnitMonitor
 
 BETWEEN_EPOCHS = {
     *("setup", "teardown", "prepare_data", "configure_model", "configure_callbacks", "configure_optimizers"),
@@ -44,7 +45,7 @@ OF_A_CALLBACK = BETWEEN_EPOCHS | {"on_train_start", "on_save_checkpoint"}
 OF_A_MODULE = BETWEEN_EPOCHS | {"build_optimizer", "prepared", "after_steps"}
 LOOK_ON: tuple[type, ...] = (
     *(EarlyStopping, ModelCheckpoint, ModelSummary, RichModelSummary, Timer),
-    *(ProgressBar, RichProgressBar, TQDMProgressBar, RunProgressBar, SaveOnSignal),
+    *(ProgressBar, RichProgressBar, TQDMProgressBar, RunProgressBar, SaveOnSignal, UnitMonitor),
 )
 """Callbacks that may as well come between blocks: checkpoints, where :func:`aligned_steps` makes these end."""
 OF_A_BATCH = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
