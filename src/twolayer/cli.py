@@ -36,7 +36,7 @@ from twolayer.training.logs import remove_what_was_killed, with_one_table
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.monitors import Monitors
 from twolayer.training.progress import RunProgressBar
-from twolayer.training.signals import SaveOnSignal, Signals
+from twolayer.training.signals import SaveOnSignal, Signals, command, program
 from twolayer.training.unit_monitor import UnitMonitor
 
 OF_THE_DATA = ("in_features", "out_features", "task")
@@ -394,19 +394,6 @@ def _run(signals: Signals, args: list[str]) -> TwoLayerCLI:
         parser_kwargs={"description": DESCRIPTION},
         args=args,
     )
-
-
-def command(args: list[str] | None) -> list[str]:
-    """What a person types to run it."""
-    return [*program(args), *(sys.argv[1:] if args is None else args)]
-
-
-def program(args: list[str] | None) -> list[str]:
-    """What a person types before the command."""
-    if args is not None:
-        return ["twolayer"]
-    script = sys.argv[0]
-    return ["python", script] if script.endswith(".py") else [Path(script).name]
 
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:

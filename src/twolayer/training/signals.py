@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,3 +161,16 @@ def _validates_next(trainer: L.Trainer, batch_idx: int) -> bool:
         return False
     batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
     return (batches + 1) % every == 0
+
+
+def command(args: list[str] | None) -> list[str]:
+    """What a person types to run it."""
+    return [*program(args), *(sys.argv[1:] if args is None else args)]
+
+
+def program(args: list[str] | None) -> list[str]:
+    """What a person types before the command."""
+    if args is not None:
+        return ["twolayer"]
+    script = sys.argv[0]
+    return ["python", script] if script.endswith(".py") else [Path(script).name]
