@@ -14,7 +14,7 @@ from twolayer.data.writing import checked_ending, prediction_columns, write_colu
 from twolayer.files import written_whole
 from twolayer.sealing import read_checkpoint, sealed
 from twolayer.tables import onnx
-from twolayer.tables.predictor import load
+from twolayer.tables.predictor import Predictor, load
 from twolayer.training.checkpoints import run_folder
 
 PRESET = Path(__file__).parent / "data/table.yaml"
@@ -100,7 +100,7 @@ def predict(args: Sequence[str]) -> Path:
     parser.add_argument("--data.id", dest="id", action="append", help="column to carry along (default: as in the fit)")
     parser.add_argument("--output", help="CSV or Parquet file (default: predictions.csv beside the run's logs)")
     options = parser.parse_args(args)
-    predictor = load(options.ckpt_path)
+    predictor = _predictor(options.ckpt_path)
     if not predictor.columns:
         raise ValueError(f"ckpt_path must be of a fit with a table, got {options.ckpt_path}: add its --config")
     output = checked_ending(
@@ -129,9 +129,16 @@ def export(args: Sequence[str]) -> Path:
     output = Path(options.output) if options.output else run_folder(options.ckpt_path) / "model.onnx"
     if output.suffix != ".onnx":
         raise ValueError(f"output must end with .onnx, got {output}")
-    path = onnx.export(load(options.ckpt_path), output)
+    path = onnx.export(_predictor(options.ckpt_path), output)
     print(f"ONNX: {os.path.relpath(path)}")
     return path
+
+
+def _predictor(checkpoint: str) -> Predictor:
+    if not Path(checkpoint).is_file():
+        what = "a folder" if Path(checkpoint).is_dir() else "no such file"
+        raise Answer(f"--ckpt_path must be a checkpoint of this machine, got {checkpoint}: {what}")
+    return load(checkpoint)
 
 
 def report(data: Table, checkpoint: str, folder: Path) -> list[str]:
