@@ -101,7 +101,7 @@ def flows(run: Run, rows: Rows) -> str:
     return (
         f"How large the quantities of the backward pass are for {counted(m, 'row')}, from the output on the left back "
         f"to the first weights. The error dZ2 is {middle} for the middle row, {worst} for the worst. Of what reaches "
-        f"the hidden units (dA1), {percent(left)} comes through their slopes (dZ1). On the mean, a single row would "
+        f"the hidden units (dA1), {percent(left)} comes through their slopes (dZ1). On the mean a single row would "
         f"move the first weights by {single} (dW1); all together, which partly cancel, by {step}."
     )
 
