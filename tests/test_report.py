@@ -236,7 +236,7 @@ def test_a_streamed_table():
     polars.read_csv(points(400)).write_parquet("points.parquet", row_group_size=100)
     fit(
         *("--data=StreamedTable", "--data.path=points.parquet", "--data.target=kind", "--data.batch_size=64"),
-        *("--trainer.max_epochs=2", "--trainer.num_sanity_val_steps=0"),
+        "--trainer.max_epochs=2",
     )
     report.write("runs/points/version_0")
     assert "points.parquet" in checked("runs/points/version_0/report.html").words

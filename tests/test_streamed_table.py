@@ -15,10 +15,13 @@ pytest.importorskip("sklearn")
 polars = pytest.importorskip("polars")
 parquet = pytest.importorskip("pyarrow.parquet")
 
+import lightning as L
+
 import twolayer
 from twolayer import cli
 from twolayer.data import StreamedTable, Table
 from twolayer.data.row_groups import StreamLoader
+from twolayer.training import LitTwoLayer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*deprecated",
@@ -180,6 +183,36 @@ def test_an_epoch_goes_on_where_it_was_left(buffer_rows):
         else:
             assert rows_of(resumed, data) == batches[1][taken:]
             assert rows_of(resumed, data) == batches[2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_epoch_that_is_broken_off_is_not_gone_on_with_unless_it_is_resumed(part, num_workers):
+    path = folder()
+    data = StreamedTable(path, "label", features=["row"], batch_size=16, buffer_rows=50, num_workers=num_workers)
+    loader = loaders(data)[part]
+    for taken in (1, 2, len(loader)):
+        assert len(list(itertools.islice(loader, taken))) == taken
+        assert sum(len(batch[0]) for batch in loader) == list(data.rows_in.values())[part]
+
+
+def test_the_first_validation_is_on_all_rows_though_lightning_looked_at_some_before():
+    path = folder()
+    rows = []
+
+    class Counts(LitTwoLayer):
+        def validation_step(self, batch, batch_idx):
+            if not self.trainer.sanity_checking:
+                rows.append(len(batch[0]))
+            super().validation_step(batch, batch_idx)
+
+    data = StreamedTable(path, "label", features=["size", "colour"], batch_size=32)
+    model = Counts(data.in_features, 3, data.out_features, task=data.task)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, data)
+    assert sum(rows) == data.rows_in["val"]
 
 
 def test_another_epoch_is_not_gone_on_with():

@@ -296,12 +296,18 @@ class StreamLoader:
         self.num_workers = num_workers if num_workers == 0 else positive_int("num_workers", num_workers)
         self.batch_size = stream.batch_size
         self.epoch = self.served = 0
+        self._resumed = False
         self._read_ahead: DataLoader[Batch] | None = None
 
     def __len__(self) -> int:
         return self.stream.steps(_processes()[1])
 
     def __iter__(self) -> Iterator[Batch]:
+        if (
+            self.served and not self._resumed
+        ):  # the last one was broken off, as Lightning does to look whether all works
+            self.served, self.epoch = 0, self.epoch + 1
+        self._resumed = False
         stream, cuts = self.stream, self.stream.cuts(*_processes())
         size = stream.batches_in_buffer
         first = self.served // size
@@ -342,6 +348,7 @@ class StreamLoader:
                     f"got {here}"
                 )
         self.served, self.epoch = state_dict["served"], state_dict["epoch"]
+        self._resumed = True
         if self.served == len(self):
             self.served, self.epoch = 0, self.epoch + 1
 
