@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from measuring import interleaved, options, publish, quicker, spread, table, verdict
 
 from twolayer import cli
-from twolayer.callbacks import UnitMonitor
+from twolayer.training import unit_monitor
 
 CONFIGS = ("breast_cancer", "flower")
 ROUNDS = 12
@@ -32,7 +32,6 @@ AT_MOST = 1.0
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = [f"--trainer.{name}" for name in ("enable_model_summary=false", "enable_progress_bar=false", "accelerator=cpu")]
 WITH, WITHOUT, IDLE = "with", "without", "idle"
-HOOKS = ("setup", "on_train_start", "on_train_batch_end", "on_train_end")
 IDLERS = 20
 
 
@@ -44,7 +43,7 @@ class Run(NamedTuple):
     seconds: float
     """Of the processor for the command: options, data, fit and test, but no imports."""
     watching: float
-    """Seconds within UnitMonitor."""
+    """Seconds of these in which UnitMonitor takes its sample and looks at it."""
     looks: int
     steps: int
 
@@ -53,11 +52,12 @@ def run(config: str, what: str) -> Run:
     """One run of an experiment, as it stands in its file: with UnitMonitor, without, or with idlers in its place."""
     watching: list[float] = []
 
-    def clocked(hook: Callable[..., None]) -> Callable[..., None]:
-        def run(*args: Any, **options: Any) -> None:
+    def clocked(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
             begun = time.process_time()
-            hook(*args, **options)
+            found = function(*args)
             watching.append(time.process_time() - begun)
+            return found
 
         return run
 
@@ -70,7 +70,8 @@ def run(config: str, what: str) -> Run:
     with (
         tempfile.TemporaryDirectory() as folder,
         chdir(folder),
-        mock.patch.multiple(UnitMonitor, **{name: clocked(getattr(UnitMonitor, name)) for name in HOOKS}),
+        mock.patch.object(unit_monitor.UnitMonitor, "_look", clocked(unit_monitor.UnitMonitor._look)),
+        mock.patch.object(unit_monitor, "_sample", clocked(unit_monitor._sample)),
         mock.patch.object(cli.TwoLayerCLI, "_instantiate_trainer", with_idlers),
     ):
         begun = time.process_time()
@@ -117,7 +118,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(1)
     rows = [measure(config, rounds) for config in CONFIGS]
-    header = ["experiment", "steps", "looks", "ms without", "ms with", "% in it", "% to call it"]
+    header = ["experiment", "steps", "looks", "ms without", "ms with", "% for looks", "% for calls"]
     header += ["% in all", "% more with it"]
     body = f"""\
 The experiments as they stand in `configs/`, by the command line, in one process: `twolayer fit` with its options, data
@@ -127,10 +128,10 @@ medians of {rounds} rounds in which each has its turn, and ranges. At most {AT_M
 
 {table(header, rows)}
 
-A clock around the hooks of the callback tells the time in it. Lightning takes time too to call the hooks of one more
-callback, mostly those that do nothing: what {IDLERS} idle ones take, divided by {IDLERS}. What a look leaves behind, such as
-a cache that the next steps find cold, is in the last column alone, where runs with and without are compared. There it
-stands against all else that differs between two runs, as the range shows."""
+A clock around the sample and the looks tells what these take. Lightning takes time too, to call the hooks of one more
+callback after each block of steps, mostly those that do nothing: what {IDLERS} idle ones take, divided by {IDLERS}.
+What a look leaves behind, such as a cache that the next steps find cold, is in the last column alone, where runs with
+and without are compared. There it stands against all else that differs between two runs, as the range shows."""
     publish(__file__, "What UnitMonitor costs", body, dry_run=chosen.dry_run, versions=f"Lightning {L.__version__}")
 
 
