@@ -206,8 +206,8 @@ class TwoLayerCLI(LightningCLI):
         given = config.get("callbacks") or []
         others = given if isinstance(given, list) else [given]
         barebones = config.get("barebones") is True
-        if barebones or any(isinstance(one, UnitMonitor) for one in others):
-            callbacks = [one for one in callbacks if not isinstance(one, UnitMonitor)]
+        off = barebones or any(isinstance(one, UnitMonitor) for one in others)
+        callbacks = [one for one in callbacks if not (isinstance(one, UnitMonitor) and (off or not one.every_n_steps))]
         if barebones:
             rank_zero_info("barebones: no logger, no checkpoints, no early stopping, no progress bar")
             config = {**config, "logger": None, "log_every_n_steps": None}

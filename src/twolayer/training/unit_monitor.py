@@ -46,8 +46,8 @@ class UnitMonitor(Callback):
     says each thing once, where it matters: a quarter of the units dead or twins, three quarters saturated, one
     gradient a thousand times the other. What a run has said is not said again when it is resumed.
 
-    It looks after the steps 1, 4, 16, 64 and so on, from ``every_n_steps`` on after that many, and at the end of the
-    fit; where steps come in blocks, after the block. It changes nothing: the weights are the same, bit by bit, without
+    It looks after the steps 1, 10, 100 and so on, from ``every_n_steps`` on after that many, and at the end of the fit;
+    where steps come in blocks, after the block. It changes nothing: the weights are the same, bit by bit, without
     it. Of several processes, the first one looks. What it cannot look at, such as a network with hooks, it names.
 
     Args:
@@ -61,7 +61,7 @@ class UnitMonitor(Callback):
     >>> trainer = L.Trainer(callbacks=UnitMonitor(every_n_steps=100), accelerator="cpu", logger=False)
     """
 
-    def __init__(self, every_n_steps: int | None = 4096, rows: int = 256) -> None:
+    def __init__(self, every_n_steps: int | None = 5000, rows: int = 256) -> None:
         self.every_n_steps = None if every_n_steps is None else positive_int("every_n_steps", every_n_steps)
         self.rows = positive_int("rows", rows)
         self._said: set[str] = set()
@@ -129,7 +129,7 @@ class UnitMonitor(Callback):
         """The step after which it looks next. It follows from ``step`` alone, so that a resumed run has the same."""
         every = self.every_n_steps or 1
         if step < every:
-            return min(4 ** ((step.bit_length() + 1) // 2), every)  # the next power of four
+            return min(10 ** len(str(step)) if step else 1, every)
         return step - step % every + every
 
 
