@@ -329,7 +329,7 @@ def test_nothing_in_a_checkpoint_is_run(capsys, where):
         ("activation", "os.system", "activation must be one of"),
         ("activation", {"class_path": "os.system"}, "activation must be str"),
         ("task", "none", "task must be one of"),
-        ("class_weight", ["1", "2"], "class_weight must be list or tuple or None of numbers"),
+        ("class_weight", ["1", "2"], "class_weight must be list or tuple or dict or str or None of numbers"),
         ("class_weight", [1.0, float("nan")], "class_weight"),
         ("label_smoothing", float("nan"), "label_smoothing must be"),
         ("standardize", "yes", "standardize must be bool, got 'yes'"),
