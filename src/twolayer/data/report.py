@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
 from twolayer.data import checks
@@ -154,6 +153,8 @@ def simpler(task: str, train: tuple[Tensor, ...], X: Tensor) -> dict[str, Tensor
     Returns:
         answers, see :func:`answers`. For several labels, there is no linear model.
     """
+    from sklearn.linear_model import LogisticRegression, Ridge  # takes a while, and most commands do without
+
     X_train, Y_train, *weights = (one[:MOST_ROWS] for one in train)
     inputs, Y = X_train.double().numpy(), truth(task, Y_train).double().numpy()
     weight = weights[0].double().numpy() if weights else None
