@@ -107,7 +107,14 @@ def saved_for_jvp(ctx: Any) -> Iterator[tuple[Any, ...]]:
         yield tuple(V if V is None else forward_ad.unpack_dual(V, level=0).primal for V in ctx.saved_tensors)
 
 
-# Hooks of modules
+# Modules
+
+
+def parameters_of(module: nn.Module) -> dict[str, Any]:
+    """A module's own parameters by name. As attributes, each takes a call of Python's."""
+    found: dict[str, Any] = module.__dict__["_parameters"]
+    return found
+
 
 HOOKS = {
     "a forward pre-hook": "_forward_pre_hooks",

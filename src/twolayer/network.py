@@ -9,13 +9,15 @@ from torch import Generator, Tensor, nn
 from twolayer import arguments, functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of, positive_int
-from twolayer.context import hooks_of, no_autocast
+from twolayer.context import hooks_of, no_autocast, parameters_of
 from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
 from twolayer.kernels import plain
 from twolayer.names import ActivationName, BackwardName, InitName, KernelName, ReductionName, TaskName
 from twolayer.sequential import parts_of
 from twolayer.tasks import TASKS, Examples
+
+FOUR = frozenset(Parameters._fields)
 
 
 class TwoLayerNet(nn.Module):
@@ -254,10 +256,11 @@ class TwoLayerNet(nn.Module):
         where that would make a difference, see :meth:`called_otherwise`, a RuntimeError says so. A parameter under two
         names has the sum of its gradients under both.
         """
+        parameters = self._current_parameters()
         J, grads = functional.loss_and_grads(
             X,
             Y,
-            *self._current_parameters(),
+            *parameters,
             activation=self.activation,
             task=self.task,
             sample_weight=sample_weight,
@@ -266,7 +269,7 @@ class TwoLayerNet(nn.Module):
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
             kernel=self.kernel if kernel is None else kernel,
         )
-        return J, self._summed(grads)
+        return J, _summed(grads, parameters)
 
     @torch.no_grad()
     def trace(self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None) -> plain.Trace:
@@ -314,7 +317,7 @@ class TwoLayerNet(nn.Module):
         torch.Size([4, 2])
         """
         parameters = self._current_parameters()
-        for one, other in self._tied():
+        for one, other in _tied(parameters):
             v = {other: v[one], **v} if isinstance(v, Mapping) and one in v else v
             if isinstance(v, Mapping) and v.get(one) is not v.get(other):
                 raise ValueError(f"v[{one!r}] and v[{other!r}] must be one tensor, as {one} and {other} are")
@@ -330,7 +333,7 @@ class TwoLayerNet(nn.Module):
             label_smoothing=self.label_smoothing,
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
         )
-        return self._summed(product)
+        return _summed(product, parameters)
 
     def per_sample_grad_norms(self, X: Tensor, Y: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """The norm of the gradient of each example's own loss: which examples pull, in one pass.
@@ -343,7 +346,7 @@ class TwoLayerNet(nn.Module):
         torch.Size([5])
         """
         parameters = self._current_parameters()
-        for one, other in self._tied():
+        for one, other in _tied(parameters):
             raise RuntimeError(f"{one} and {other} must be two parameters for the norms of both, got one for the two")
         return functional.per_sample_grad_norms(
             X,
@@ -361,7 +364,8 @@ class TwoLayerNet(nn.Module):
 
     def _current_parameters(self) -> Parameters:
         """``W1, b1, W2, b2``, for what does not call the module. A plain attribute in their place would be stale."""
-        if stale := [name for name in Parameters._fields if name in self.__dict__]:
+        own = parameters_of(self)
+        if not own.keys() >= FOUR and (stale := [name for name in Parameters._fields if name in self.__dict__]):
             raise RuntimeError(
                 f"{', '.join(stale)} must be a parameter, got a tensor that a hook refreshes whenever the network is "
                 "called, as torch.nn.utils.prune does: call loss(X, Y).backward(), or make it permanent (prune.remove)"
@@ -371,18 +375,9 @@ class TwoLayerNet(nn.Module):
                 f"the network must be no more than its four parameters, got {reason}, which counts only where the "
                 "network is called: use loss(X, Y).backward(), or backward='autograd' for gradient_descent"
             )
+        if own.keys() >= FOUR:
+            return Parameters(own["W1"], own["b1"], own["W2"], own["b2"])
         return Parameters(self.W1, self.b1, self.W2, self.b2)
-
-    def _tied(self) -> list[tuple[str, str]]:
-        """Parameters under two names."""
-        pairs = (("W1", "W2"), ("b1", "b2"))
-        return [(one, other) for one, other in pairs if getattr(self, one) is getattr(self, other)]
-
-    def _summed(self, by_name: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With the shares of a parameter under two names added up."""
-        for one, other in self._tied():
-            by_name[one] = by_name[other] = by_name[one] + by_name[other]
-        return by_name
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
@@ -451,3 +446,16 @@ def gradients_by_autograd(
     parameters = net.trainable()
     J = net.loss(X, Y, sample_weight=sample_weight)
     return J.detach(), dict(zip(parameters, torch.autograd.grad(J, list(parameters.values())), strict=True))
+
+
+def _tied(parameters: Parameters) -> list[tuple[str, str]]:
+    """Parameters under two names."""
+    W1, b1, W2, b2 = parameters
+    return [names for names, one in ((("W1", "W2"), W1 is W2), (("b1", "b2"), b1 is b2)) if one]
+
+
+def _summed(by_name: dict[str, Tensor], parameters: Parameters) -> dict[str, Tensor]:
+    """With the shares of a parameter under two names added up."""
+    for one, other in _tied(parameters):
+        by_name[one] = by_name[other] = by_name[one] + by_name[other]
+    return by_name
