@@ -137,14 +137,11 @@ def backward_from_kept(
 ) -> plain.Tangents:
     """``dX, dW1, db1, dW2, db2``, each if it is needed, where nothing looks on."""
     X, W1, W2, _ = kept
-    parameters = Parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases play no part
+    parameters = Parameters(W1, W1, W2, W2)  # the biases play no part
     if all(needs[1:]) and dZ2.dtype == X.dtype and _forward_by_kernel(X, parameters, activation, plan):
-        dX, grads = cpu.backward(
-            kept._replace(X=X.resolve_neg(), W1=W1.resolve_neg(), W2=W2.resolve_neg()),
-            dZ2.resolve_neg().contiguous(),
-            activation,
-            input_gradient=needs[0],
-        )
+        if X.is_neg() or W1.is_neg() or W2.is_neg():
+            kept = kept._replace(X=X.resolve_neg(), W1=W1.resolve_neg(), W2=W2.resolve_neg())
+        dX, grads = cpu.backward(kept, dZ2.resolve_neg().contiguous(), activation, input_gradient=needs[0])
         return dX, *grads
     return plain.backward(kept, ACTIVATIONS[activation], dZ2, needs=needs)
 
