@@ -98,6 +98,7 @@ def test_where_triton_cannot_start_torch_runs_and_that_is_said_once(error, monke
 
     monkeypatch.setattr(launch, "start", fail)
     monkeypatch.setattr(cpu, "why_not", lambda *_: "not this time")
+    monkeypatch.setattr(cpu, "is_there", lambda: False)
     monkeypatch.setattr(choice, "DEVICES", dict.fromkeys(choice.DEVICES, "cpu"))
     p = problem("tanh", "multiclass", m=53, dtype=torch.float32)
     with pytest.warns(UserWarning, match="PyTorch's operators run: Triton cannot start: .*(compiler|Read-only)"):
@@ -120,7 +121,7 @@ import torch
 from twolayer import TwoLayerNet, functional
 from twolayer.kernels import choice, cpu
 choice.DEVICES = dict.fromkeys(choice.DEVICES, "cpu")
-cpu.why_not = lambda *_: "not this time"
+cpu.why_not, cpu.is_there = lambda *_: "not this time", lambda: False
 net = TwoLayerNet(5, 7, 1)
 X, Y = torch.ones(3, 5), torch.ones(3, 1)
 for _ in range(2):
@@ -227,6 +228,7 @@ def test_indices_of_32_bits_are_enough_or_it_is_refused():
 def test_the_streamed_mode_and_loss_and_grads_take_them(n_x, n_h, name, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(cpu, "why_not", lambda *_: "not this time")
+    monkeypatch.setattr(cpu, "is_there", lambda: False)
     monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
     monkeypatch.setattr(choice, "DEVICES", dict.fromkeys(choice.DEVICES, "cpu"))
     p = problem("tanh", "multiclass", m=53, n_x=n_x, n_h=n_h, dtype=torch.float32, margin=1e-4)

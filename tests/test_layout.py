@@ -55,6 +55,7 @@ LAYERS = [
     ["tasks"],
     ["kernels"],
     ["arguments", "backward"],
+    ["shortcut"],
     ["functional", "units"],
     ["network"],
     ["descent", "loading"],

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("triton")
 
-from twolayer.kernels import choice, gpu, triton_chunked
+from twolayer.kernels import choice, cpu, gpu, triton_chunked
 from twolayer.tasks import PAIRING
 
 ALLOWED = {
@@ -32,6 +32,7 @@ def opened(monkeypatch, kernel_device):
     if kernel_device == "cpu":
         monkeypatch.setattr(gpu, "why_not", gpu.why_not_of_these)
         monkeypatch.setattr(choice, "DEVICES", dict.fromkeys(choice.DEVICES, "cpu"))
+        monkeypatch.setattr(cpu, "is_there", lambda: False)  # whose turn would be theirs
 
 
 def of_size(family, dtype, kernel_device):

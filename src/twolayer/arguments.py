@@ -105,9 +105,9 @@ def objective(activation: str, task: str, label_smoothing: float = 0.0, reductio
             regression.
         TypeError: it is no number.
     """
-    one_of("activation", activation, ACTIVATIONS)
-    one_of("task", task, TASKS)
-    one_of("reduction", reduction, REDUCTIONS)
+    if not (activation in ACTIVATIONS and task in TASKS and reduction in REDUCTIONS):
+        one_of("activation", activation, ACTIVATIONS), one_of("task", task, TASKS)
+        one_of("reduction", reduction, REDUCTIONS)
     if type(label_smoothing) is not float and not isinstance(label_smoothing, Real):
         raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
     if not 0 <= label_smoothing < 1:

@@ -69,6 +69,33 @@ def at_rest(*tensors: Tensor | None) -> bool:
     return True
 
 
+def undisturbed(*tensors: Tensor | None) -> bool:
+    """Whether a call is an ordinary one, without forward mode and autocast too, of numbers that all stand in the memory
+    of the CPU one after the other.
+
+    Raises:
+        RuntimeError: a tensor has no memory.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return False
+    for V in tensors:
+        if V is not None and (
+            type(V) not in PLAIN
+            or not V.is_cpu
+            or not V.is_contiguous()
+            or V.is_neg()
+            or V.untyped_storage().nbytes() < (V.storage_offset() + V.numel()) * V.itemsize
+        ):
+            return False
+    return True
+
+
 def is_expanded(V: Tensor) -> bool:
     """Whether ``V`` is one of the expanded weights of PyTorch, which only its own layers take: Opacus' ``"ew"``."""
     return type(V) not in PLAIN and not torch.compiler.is_compiling() and "_expanded_weights" in type(V).__module__

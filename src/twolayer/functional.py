@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twolayer import arguments, context
+from twolayer import arguments, context, shortcut
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import autograd, gradients, manual, streamed
 from twolayer.equations import Parameters
@@ -74,6 +74,10 @@ def logits(
     >>> logits(torch.tensor([[3.0, 1.0]]), W1, b1, W2, b2)  # 2 · relu(3 − 1 + ½) + 1
     tensor([[6.]])
     """
+    if backward == "manual" and chunk_size is None and kernel is None:
+        ordinary = shortcut.logits(X, Parameters(W1, b1, W2, b2), activation)
+        if ordinary is not None:
+            return ordinary
     arguments.one_of("activation", activation, ACTIVATIONS)
     plan = arguments.plan(chunk_size, kernel)
     parameters = arguments.parameters(W1, b1, W2, b2)
@@ -176,10 +180,15 @@ def loss(
     (tensor(0.3832, grad_fn=<LossBackward>), tensor([[-0.2424]]))
     """
     objective = arguments.objective(activation, task, label_smoothing, reduction)
+    examples, parameters = Examples(X, Y, sample_weight, class_weight), Parameters(W1, b1, W2, b2)
+    if backward in ("manual", "streamed") and chunk_size is None and kernel is None and reduction != "none":
+        ordinary = shortcut.loss(examples, parameters, objective)
+        if ordinary is not None:
+            return ordinary
     plan = arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(W1, b1, W2, b2)
+    parameters = arguments.parameters(*parameters)
     mode = _mode(backward, plan, W1)
-    examples, shape = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    examples, shape = arguments.examples(examples, parameters, task)
     J: Tensor = mode.loss(examples, parameters, objective, plan)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
@@ -224,9 +233,15 @@ def loss_and_grads(
     >>> J, grads["W2"]
     (tensor(0.3832), tensor([[-0.2424]]))
     """
-    objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(W1, b1, W2, b2)
-    examples, _ = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    objective = arguments.objective(activation, task, label_smoothing)
+    examples, parameters = Examples(X, Y, sample_weight, class_weight), Parameters(W1, b1, W2, b2)
+    if chunk_size is None and kernel is None:
+        ordinary = shortcut.loss_and_grads(examples, parameters, objective)
+        if ordinary is not None:
+            return ordinary[0], ordinary[1]._asdict()
+    plan = arguments.plan(chunk_size, kernel)
+    parameters = arguments.parameters(*parameters)
+    examples, _ = arguments.examples(examples, parameters, task)
     if (chunk_size is not None or kernel is not None) and context.in_graph_or_transform():
         raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
     if context.at_rest(*examples, *parameters):

@@ -137,13 +137,11 @@ class TwoLayerNet(nn.Module):
         Arguments and errors: see :func:`twolayer.functional.loss`.
         """
         kernel = None if self.backward == "autograd" else self.kernel
+        parameters = self._parameters_as_called()
         if Y is None:
             return functional.logits(
                 X,
-                self.W1,
-                self.b1,
-                self.W2,
-                self.b2,
+                *parameters,
                 activation=self.activation,
                 backward=self.backward,
                 chunk_size=self.chunk_size,
@@ -152,10 +150,7 @@ class TwoLayerNet(nn.Module):
         return functional.loss(
             X,
             Y,
-            self.W1,
-            self.b1,
-            self.W2,
-            self.b2,
+            *parameters,
             activation=self.activation,
             task=self.task,
             sample_weight=sample_weight,
@@ -375,6 +370,10 @@ class TwoLayerNet(nn.Module):
                 f"the network must be no more than its four parameters, got {reason}, which counts only where the "
                 "network is called: use loss(X, Y).backward(), or backward='autograd' for gradient_descent"
             )
+        return self._parameters_as_called()
+
+    def _parameters_as_called(self) -> Parameters:
+        own = parameters_of(self)
         if own.keys() >= FOUR:
             return Parameters(own["W1"], own["b1"], own["W2"], own["b2"])
         return Parameters(self.W1, self.b1, self.W2, self.b2)

@@ -41,7 +41,7 @@ def loss(
         return objective.cost(choice.logits(X, Parameters(*others), objective.activation, plan), examples)
     tensors = (X, examples.Y, *others, *examples[2:])
     if at_rest(*tensors) and not along_tangents():
-        J: Tensor = Loss.apply_at_rest(objective, plan, *tensors)
+        J: Tensor = Loss.apply_at_rest(choice.run_loss_and_grads, objective, plan, *tensors)
         return J
     return Gradients.apply(*tensors, objective, plan)[0]
 
@@ -110,9 +110,9 @@ class Loss(LightFunction):
     derivative is likely to follow. For a second one, the gradients are computed once more, under autograd."""
 
     @staticmethod
-    def forward(ctx: Any, objective: Objective, plan: Plan, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, run: Callable[..., Any], objective: Objective, plan: Plan, *tensors: Any) -> Tensor:
         ctx.objective, ctx.plan = objective, plan
-        J, dX, grads = choice.run_loss_and_grads(*_values(tensors), objective, plan)
+        J, dX, grads = run(*_values(tensors), objective, plan)
         ctx.save_for_backward(*tensors, dX, *grads)
         return J
 
@@ -123,8 +123,8 @@ class Loss(LightFunction):
         if torch.is_grad_enabled():
             _, dX, *grads = Gradients.apply(*saved[:8], ctx.objective, ctx.plan)
         elif is_last_backward(dJ) and dJ.is_cpu and dJ.item() == 1:
-            return None, None, dX, None, *grads, None, None
-        return None, None, None if dX is None else dJ * dX, None, *(dJ * dV for dV in grads), None, None
+            return None, None, None, dX, None, *grads, None, None
+        return None, None, None, None if dX is None else dJ * dX, None, *(dJ * dV for dV in grads), None, None
 
 
 class Gradients(LightFunction):

@@ -5,6 +5,7 @@ The network's own cost does not need that: it comes with its gradients, in one p
 :mod:`twolayer.backward.gradients`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
         if not may_move(*tensors):
             return choice.forward(X, parameters, activation, plan)
         if not along_tangents():
-            Z2: Tensor = Logits.apply_at_rest(activation, plan, *tensors)
+            Z2: Tensor = Logits.apply_at_rest(choice.forward_and_kept, activation, plan, *tensors)
             return Z2
     # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
     Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
@@ -46,9 +47,11 @@ class Logits(LightFunction):
     second one, the forward pass runs once more, under autograd."""
 
     @staticmethod
-    def forward(ctx: Any, activation: str, plan: Plan, X: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, run: Callable[..., Any], activation: str, plan: Plan, X: Tensor, *parameters: Tensor
+    ) -> Tensor:
         ctx.activation, ctx.plan = activation, plan
-        Z2, A1 = choice.forward_and_kept(X, Parameters(*parameters), activation, plan)
+        Z2, A1 = run(X, Parameters(*parameters), activation, plan)
         ctx.save_for_backward(X, *parameters, A1)
         return Z2
 
@@ -56,13 +59,13 @@ class Logits(LightFunction):
     def backward(ctx: Any, dZ2: Tensor) -> tuple[Tensor | None, ...]:
         X, *parameters, A1 = ctx.saved_tensors
         W1, b1, W2, b2 = parameters
-        needs, g = ctx.needs_input_grad[2:], ACTIVATIONS[ctx.activation]
+        needs, g = ctx.needs_input_grad[3:], ACTIVATIONS[ctx.activation]
         if torch.is_grad_enabled():
             _, A1 = Network.apply(X, W1, b1, W2, b2, ctx.activation)
         elif at_rest(dZ2):
             kept = plain.Kept(X, W1, W2, A1)
-            return None, None, *choice.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
-        return None, None, *plain.backward(plain.Kept(X, W1, W2, A1), g, dZ2, needs=needs)
+            return None, None, None, *choice.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
+        return None, None, None, *plain.backward(plain.Kept(X, W1, W2, A1), g, dZ2, needs=needs)
 
 
 @whole_in_graphs

@@ -125,9 +125,7 @@ def forward(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> T
 def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> tuple[Tensor, Tensor]:
     """``Z2`` and ``A1``, where nothing looks on."""
     if _forward_by_kernel(X, parameters, activation, plan):
-        Z2, A1 = cpu.forward(*memory.readable_network(X, parameters), activation, keep=True)
-        assert A1 is not None
-        return Z2, A1
+        return cpu.forward_and_kept(*memory.readable_network(X, parameters), activation, plan)
     Z2, kept = plain.forward(X, parameters, ACTIVATIONS[activation])
     return Z2, kept.A1
 

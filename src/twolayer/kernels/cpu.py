@@ -2,7 +2,6 @@
 :mod:`~twolayer.kernels.library`."""
 
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from twolayer.activations import LEAKY_RELU_SLOPE
 from twolayer.equations import Parameters
 from twolayer.kernels.library import Kernel, load
 from twolayer.kernels.plain import Kept
-from twolayer.tasks import PAIRING, Examples, Objective
+from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 # Their places in the enums of cpu.cpp.
 GRADIENTS, FORWARD, BACKWARD, NORMS, PRODUCT = range(5)
@@ -47,6 +46,8 @@ SIZES = slice(26, 30)
 """``m, n_x, n_h, n_y`` among them."""
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
+PULLED_BACK = {activation: Objective(activation, PAIRING, reduction="sum") for activation in ACTIVATIONS}
+"""Whose gradients are what any ``Y`` at the logits pulls back."""
 NONE = (0,)
 """The address of what there is not."""
 
@@ -76,6 +77,11 @@ def why_no_forward(X: Tensor, parameters: Parameters, activation: str) -> str | 
     return kernel if isinstance(kernel, str) else None
 
 
+def is_there() -> bool:
+    """Whether the kernel can be called at all."""
+    return not isinstance(load(), str)
+
+
 def loss_and_grads(
     examples: Examples, parameters: Parameters, objective: Objective, *, input_gradient: bool = False
 ) -> tuple[Tensor, Tensor | None, Parameters]:
@@ -91,9 +97,16 @@ def loss_and_grads(
     return _gradients(GRADIENTS, examples, parameters, objective, input_gradient=input_gradient)
 
 
+def run_loss_and_grads(
+    examples: Examples, parameters: Parameters, objective: Objective, plan: Plan
+) -> tuple[Tensor, Tensor | None, Parameters]:
+    """As :func:`twolayer.kernels.choice.run_loss_and_grads`, where nothing is left to choose."""
+    return loss_and_grads(examples, parameters, objective, input_gradient=plan.input_gradient)
+
+
 def hvp(examples: Examples, parameters: Parameters, direction: Parameters, objective: Objective) -> Parameters:
     """As :func:`twolayer.kernels.chunked.hvp` along the parameters; see :func:`loss_and_grads`."""
-    moving = list(_contiguous(direction))
+    moving = [V.contiguous() for V in direction]
     along = (*NONE * 3, *(V.data_ptr() for V in moving), *NONE * 5)
     return _gradients(PRODUCT, examples, parameters, objective, along)[2]
 
@@ -107,19 +120,24 @@ def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective:
 
 def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     """``Z2``, ``(m, n_y)``, and ``A1``, ``(m, n_h)``, if it is to be kept; where :func:`why_no_forward` is None."""
-    W1, b1, W2, b2 = _contiguous(parameters)
+    W1, b1, W2, b2 = parameters
+    W1, b1, W2, b2 = W1.contiguous(), b1.contiguous(), W2.contiguous(), b2.contiguous()
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     Z2, A1 = X.new_empty(m, n_y), X.new_empty(m, n_h) if keep else None
     _run(
         (
-            *(V.data_ptr() for V in (X, W1, b1, W2, b2)),
+            X.data_ptr(),
+            W1.data_ptr(),
+            b1.data_ptr(),
+            W2.data_ptr(),
+            b2.data_ptr(),
             *NONE * 9,
             Z2.data_ptr(),
             0 if A1 is None else A1.data_ptr(),
             *NONE * 10,
             *(m, n_x, n_h, n_y),
             *(X.stride(0), 0, 0),
-            *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], DTYPES[torch.float32], 0, True, False),
+            *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], 0, 0, True, False),
         ),
         threads_for(m * n_h * (2 * n_x + 2 * n_y + 20)),
         0.0,
@@ -127,11 +145,18 @@ def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = 
     return Z2, A1
 
 
+def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> tuple[Tensor, Tensor]:
+    """As :func:`twolayer.kernels.choice.forward_and_kept`, where nothing is left to choose."""
+    Z2, A1 = forward(X, parameters, activation, keep=True)
+    assert A1 is not None
+    return Z2, A1
+
+
 def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) -> tuple[Tensor | None, Parameters]:
     """``dX`` if it is asked for, and the gradients, from what comes back to ``Z2``, and the ``A1`` that was kept."""
     X, W1, W2, A1 = kept
-    parameters = Parameters(W1, W1.new_zeros(W1.shape[0]), W2, W2.new_zeros(W2.shape[0]))
-    objective = Objective(activation, PAIRING, reduction="sum")
+    parameters = Parameters(W1, W1.new_empty(W1.shape[0]), W2, W2.new_empty(W2.shape[0]))  # the biases play no part
+    objective = PULLED_BACK[activation]
     others = (0, A1.data_ptr(), *NONE * 10)
     _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, others, input_gradient)
     return dX, grads
@@ -160,7 +185,8 @@ def prepared(
 ) -> tuple[tuple[int, ...], tuple[Tensor, Tensor | None, Parameters, Any]]:
     """What the kernel is told, but for the threads; and what it writes to, and has to live until then."""
     X, Y, sample_weight, class_weight = examples
-    W1, b1, W2, b2 = _contiguous(parameters)
+    W1, b1, W2, b2 = parameters
+    W1, b1, W2, b2 = W1.contiguous(), b1.contiguous(), W2.contiguous(), b2.contiguous()
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     if class_weight is not None:
         class_weight = class_weight.to(torch.float64).contiguous()
@@ -201,10 +227,6 @@ def prepared(
         ),
         (J, dX, Parameters(dW1, db1, dW2, db2), (W1, b1, W2, b2, class_weight)),
     )
-
-
-def _contiguous(parameters: Parameters) -> Iterator[Tensor]:
-    return (V if V.is_contiguous() else V.contiguous() for V in parameters)
 
 
 def work_of(m: int, n_x: int, n_h: int, n_y: int) -> int:
