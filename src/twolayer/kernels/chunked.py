@@ -83,11 +83,15 @@ class Chunks:
         self.rows = max(1, min(self.m, chunk_size or default_rows(parameters)))
 
     def buffer(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.parameters.W1.device)
+        """Room for what will be written."""
+        return torch.empty(shape, dtype=self.dtype, device=self.parameters.W1.device)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return self.buffer(*shape).zero_()
 
     def beside(self, V1: Tensor, b: Tensor) -> Tensor:
         """``[V1 b]ᵀ``, by which a chunk of few features is multiplied: the ones beside it meet ``b``."""
-        both = self.buffer(self.width, self.n_h)
+        both = self.zeros(self.width, self.n_h)
         both[: self.n_x], both[self.n_x] = V1.mT, b
         return both
 
@@ -95,7 +99,7 @@ class Chunks:
         W1, b1, W2, b2 = self.parameters
         hidden, logits = self.buffer(self.rows, self.n_h), self.buffer(self.rows, self.n_y)
         if self.narrow:
-            features, W1b1 = self.buffer(self.rows, self.width), self.beside(W1, b1)
+            features, W1b1 = self.zeros(self.rows, self.width), self.beside(W1, b1)
         for start in range(0, self.m, self.rows):
             rows = slice(start, min(start + self.rows, self.m))
             size = rows.stop - start
@@ -141,7 +145,7 @@ class Sums:
 
     def __init__(self, chunks: Chunks, *shapes: tuple[int, ...]) -> None:
         # Single numbers are summed in float64 from the start: it costs nothing.
-        self.parts = [chunks.buffer(*shape).to(chunks.dtype if shape else chunks.summing) for shape in shapes]
+        self.parts = [chunks.zeros(*shape).to(chunks.dtype if shape else chunks.summing) for shape in shapes]
         self.totals = [part.to(chunks.summing, copy=True) for part in self.parts]
         self.every = max(1, min(64, ROWS_IN_FLOAT32 // chunks.rows))
         self.count = 0
