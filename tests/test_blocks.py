@@ -467,6 +467,18 @@ class CountsBatches(Callback):
         pass
 
 
+class ComesBetween(Callback):
+    looks_between_blocks = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pass
+
+
+class SaysNothingOfIts(ComesBetween):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pass
+
+
 class OwnStep(LitTwoLayer):
     def training_step(self, batch, batch_idx):
         X, _ = batch
@@ -531,6 +543,7 @@ ONE_AT_A_TIME = {
         "callbacks": LambdaCallback(on_before_optimizer_step=lambda *_: None)
     },
     "CountsBatches has on_train_batch_end": {"callbacks": CountsBatches()},
+    "SaysNothingOfIts has on_train_batch_start": {"callbacks": SaysNothingOfIts()},
     "LearningRateMonitor may look at every batch": {"callbacks": LearningRateMonitor(), "logger": True},
     "OwnStep has a training_step of its own": {"model": OwnStep},
     "Clips has a configure_gradient_clipping of its own": {"model": Clips},
@@ -590,6 +603,10 @@ def test_validations_come_when_they_are_asked_for(fit, interval):
         assert seen == list(range(1, 65))
     else:
         assert seen == []
+
+
+def test_a_callback_that_says_it_looks_between_blocks_leaves_them_alone(fit):
+    assert blocks_of(fit(4, callbacks=ComesBetween())) == 4
 
 
 def test_what_looks_on_between_epochs_leaves_the_blocks_alone(fit, tmp_path):
