@@ -86,6 +86,14 @@ class Run:
         """What it was computed with: the run's ``environment.yaml``."""
         return _yaml(self.folder / "environment.yaml")
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows each part of the data has, as far as that is known."""
+        if isinstance(self.data, Table):
+            return self.data.rows_in
+        parts = self.data.splits if isinstance(self.data, TabularDataModule) else {}
+        return {part: len(rows) for part, rows in parts.items()}
+
     def rows(self, part: str) -> Rows | None:
         """Of a part of the data; None if there are none."""
         data = self.data
