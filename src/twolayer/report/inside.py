@@ -2,6 +2,7 @@
 
 from twolayer import plots
 from twolayer.plots.given import hidden_outputs, trace
+from twolayer.plots.hidden import one_kind_each
 from twolayer.report import page
 from twolayer.report.drawing import drawn
 from twolayer.report.run import Rows, Run
@@ -43,20 +44,23 @@ def section(run: Run, rows: Rows) -> str:
     )
 
 
+MEANINGS = {
+    "dead": ("dead", "zero for every row, so that no gradient reaches them"),
+    "saturated": ("saturated", "where the activation is flat for nearly all rows, so that they hardly learn"),
+    "twin": ("twins", "alike in every row, so that they count as one"),
+}
+
+
 def _units(run: Run, rows: Rows) -> str:
-    net = run.model.net
-    faults = unit_faults(hidden_outputs(run.model, rows.X), net.activation)
-    meanings = {
-        "dead": (faults.dead, "zero for every row, so that no gradient reaches them"),
-        "saturated": (faults.saturated, "where the activation is flat for nearly all rows, so that they hardly learn"),
-        "twins": (faults.twin & ~faults.dead, "alike in every row, so that they count as one"),
-    }
-    text = "Each column is a unit, and the brighter a place in it, the more rows have that output."
-    found = [(int(mask.sum()), name, meaning) for name, (mask, meaning) in meanings.items() if mask.any()]
+    n_h = run.model.net.hidden_features
+    kinds = one_kind_each(unit_faults(hidden_outputs(run.model, rows.X), run.model.net.activation))
+    text = f"Each column is one of the {n_h}, and the brighter a place in it, the more rows have that output."
+    found = [(int(kinds[kind].sum()), *MEANINGS[kind]) for kind in MEANINGS if kinds[kind].any()]
     if not found:
         return f"{text} None is dead, saturated or the twin of another."
     return text + "".join(
-        f" {count} {'is' if count == 1 else 'are'} {name}: {meaning}." for count, name, meaning in found
+        f" {'All ' if count == n_h > 1 else ''}{count} {'is' if count == 1 else 'are'} {name}: {meaning}."
+        for count, name, meaning in found
     )
 
 
