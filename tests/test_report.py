@@ -260,6 +260,18 @@ def test_without_a_logger_there_are_no_curves(capsys):
     assert "How good it is" in page.words
 
 
+def test_damaged_curves_are_said_and_the_rest_is_there():
+    of("Moons")
+    path = Path("runs/run/version_0/metrics.csv")
+    for text, words in (("epoch,val_loss\n0,abc", "'abc'"), ("step,val_loss\n0,1", "against 'epoch'"), ("", "nothing")):
+        path.write_text(text)
+        report.write("runs/run/version_0")
+        page = checked("runs/run/version_0/report.html")
+        assert "There are no curves: " in page.words
+        assert words in page.words
+        assert len(page.pictures) == 7
+
+
 def test_a_folder_that_was_moved():
     of("Moons")
     shutil.move("runs/run/version_0", "elsewhere")
@@ -277,6 +289,7 @@ def test_data_that_are_gone_are_said_and_the_rest_is_there(gone, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("The data cannot be had, so what shows rows is left out: ")
     assert Path(gone).name in first
+    assert len(first) < 200
     assert last.startswith("Report: ")
     page = checked("runs/points/version_0/report.html")
     assert len(page.pictures) == 1

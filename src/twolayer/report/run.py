@@ -192,12 +192,21 @@ def made_anew(settings: dict[str, Any]) -> L.LightningDataModule:
         raise Answer("there is no config.yaml beside the checkpoint that names them", status=1)
     parser = Parser()
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    parser.add_instantiator(_made, object)
     data = parser.instantiate_classes(parser.parse_object({"data": settings["data"]}))["data"]
     if not isinstance(data, TabularDataModule):
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
     return data
+
+
+def _made(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """An instance, or what its class says against it, which jsonargparse would wrap in words of its own."""
+    try:
+        return cls(*args, **kwargs)
+    except Exception as error:
+        raise Answer(str(error) if isinstance(error, Answer) else told(error), status=1) from error
 
 
 def _as_many_as(most: int, loaders: Any) -> Iterable[tuple[Tensor, ...]]:
