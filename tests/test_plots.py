@@ -470,9 +470,9 @@ def test_bad_input(trained, name):
     for wrong in ("points", [["a", "b"]] * len(Y), None, [[1.0], [1.0, 2.0]]):
         with pytest.raises(TypeError, match="X must be a tensor or an array of numbers, got "):
             draw(net, wrong, Y, axes())
-    with pytest.raises(TypeError, match="X must hold real numbers, got torch.complex"):
+    with pytest.raises(TypeError, match=r"X must hold real numbers, got torch\.complex"):
         draw(net, X + 0j, Y, axes())
-    with pytest.raises(TypeError, match="X must be dense, got torch.sparse_coo"):
+    with pytest.raises(TypeError, match=r"X must be dense, got torch\.sparse_coo"):
         draw(net, X.to_sparse(), Y, axes())
     regression = TwoLayerNet(2, 3, 1, task="regression")
     if name in ("decision_boundary", "confusion_matrix", "calibration"):

@@ -54,7 +54,7 @@ MEANINGS = {
 def _units(run: Run, rows: Rows) -> str:
     n_h = run.model.net.hidden_features
     kinds = one_kind_each(unit_faults(hidden_outputs(run.model, rows.X), run.model.net.activation))
-    text = f"Each column is one of the {n_h}, and the brighter a place in it, the more rows have that output."
+    text = f"{counted(n_h, 'hidden unit')}, each a column: the brighter a place in it, the more rows have that output."
     found = [(int(kinds[kind].sum()), *MEANINGS[kind]) for kind in MEANINGS if kinds[kind].any()]
     if not found:
         return f"{text} None is dead, saturated or the twin of another."
