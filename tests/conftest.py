@@ -7,6 +7,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 os.environ.setdefault("MPLBACKEND", "agg")  # no windows
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own use of it
 
 
 SMOKE = ("test_triton_kernels.py", "test_triton_descent.py", "test_triton_autograd.py", "test_cuda.py")

@@ -36,13 +36,7 @@ from twolayer.training import LitTwoLayer, StepsInBlocks
 from twolayer.training.progress import RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
     "ignore:.*smaller than the logging interval",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:The dirpath has changed",
     "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
     "ignore:Be aware that when using `ckpt_path`",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",

@@ -27,12 +27,6 @@ from twolayer.training import LitTwoLayer, kernel_problem, kernel_steps
 pytestmark = [
     pytest.mark.skipif(isinstance(load(), str), reason=f"needs the CPU kernel: {load()}"),
     pytest.mark.filterwarnings(
-        "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-        "ignore:.*does not have many workers",
-        "ignore:The `srun` command is available",
-        "ignore:Total length of `list` across ranks is zero",
-        "ignore:Checkpoint directory .* exists and is not empty",
-        "ignore:The dirpath has changed",
         "ignore:Be aware that when using `ckpt_path`",
         "ignore:You defined a `validation_step` but have no `val_dataloader`",
     ),
