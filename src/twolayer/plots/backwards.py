@@ -32,6 +32,7 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        IndexError: there is no such class.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -84,6 +85,7 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        IndexError: there is no such class.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure

@@ -39,6 +39,7 @@ def decision_boundary(
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        IndexError: there is no such class.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure

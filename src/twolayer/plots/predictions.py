@@ -30,6 +30,7 @@ def confusion_matrix(
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        IndexError: there is no such class.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -66,6 +67,7 @@ def calibration(net: Any, X: Any, Y: Any, *, bins: int = 10, ax: Axes | None = N
 
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
+        IndexError: there is no such class.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
