@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from twolayer.answers import Answer, told
+from twolayer.answers import Answer, causes, told
 from twolayer.data.report import MOST_ROWS, inputs_of_a_linear_model, rows_of
 from twolayer.data.table import Table
 from twolayer.data.tabular import TabularDataModule
@@ -159,7 +159,7 @@ def read_run(path: str, data: L.LightningDataModule | None = None) -> Run:
     except Exception as error:  # a class of the user's own may raise anything, and a report without rows is one still
         run.data = None
         run.__dict__.pop("judged", None)
-        line = str(error) if isinstance(error, Answer) else told(error)
+        line = next((str(one) for one in causes(error) if isinstance(one, Answer)), None) or told(error)
         run.remarks.append(_sentence(f"the data cannot be had, so what shows rows is left out: {line}"))
     return run
 
@@ -202,11 +202,11 @@ def made_anew(settings: dict[str, Any]) -> L.LightningDataModule:
 
 
 def _made(cls: type, *args: Any, **kwargs: Any) -> Any:
-    """An instance, or what its class says against it, which jsonargparse would wrap in words of its own."""
+    """An instance, or what its class says against it, to be found among what jsonargparse says of that."""
     try:
         return cls(*args, **kwargs)
     except Exception as error:
-        raise Answer(str(error) if isinstance(error, Answer) else told(error), status=1) from error
+        raise Answer(told(error), status=1) from error
 
 
 def _as_many_as(most: int, loaders: Any) -> Iterable[tuple[Tensor, ...]]:
