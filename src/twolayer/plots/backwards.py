@@ -31,8 +31,7 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     the weight over the mean weight. Those of a trained model of a regression are in units of standardised targets.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
-        IndexError: there is no such class.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -84,8 +83,7 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     Errors are those of single examples, as for :func:`backward_pass`.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
-        IndexError: there is no such class.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
