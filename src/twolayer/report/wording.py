@@ -10,16 +10,17 @@ LONGEST = 24
 def number(value: float) -> str:
     """With three digits that count, and without powers of ten where people use none.
 
-    >>> number(30342.02), number(0.03560), number(float("nan")), number(9.4e-7)
-    ('30,342', '0.0356', '–', '9.4e-07')
+    >>> number(1230342.02), number(0.03560), number(float("nan")), number(9.4e-7)
+    ('1,230,342', '0.0356', '–', '9.4e-07')
     >>> import torch
     >>> number(torch.tensor(0.9125).item()), percent(0.9125)  # float32 rounds up
     ('0.912', '91.2 %')
     """
     if not math.isfinite(value):
         return "–"
-    value = float(f"{value:.6g}")  # without what float32 rounds: the same number is written the same everywhere
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+    if 1000 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{float(f'{value:.6g}'):.3g}"  # without what float32 rounds, so that it is the same as in per cent
 
 
 def percent(share: float) -> str:
