@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from twolayer import TwoLayerNet
 from twolayer.data import TabularDataModule
 from twolayer.loading import TensorLoader
-from twolayer.training import LitTwoLayer, kernel_steps
+from twolayer.training import LitTwoLayer, kernel_problem, kernel_steps
 from twolayer.training.standardization import Standardize
 
 ROWS, FEATURES, HIDDEN = 100_000, 28, 100
@@ -222,7 +222,7 @@ def steps_of_a_block(X: torch.Tensor, Y: torch.Tensor, batch_size: int) -> tuple
     for name, V in net.named_parameters():
         V.grad = grads[name]
     adam.step()  # so that it has its state
-    problem = kernel_steps.problem(net, (X, Y), same, None)
+    problem = kernel_problem.problem(net, (X, Y), same, None)
     assert not isinstance(problem, str), problem
     changes = kernel_steps.updates(adam, problem.parameters)
     assert not isinstance(changes, str), changes

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 os.environ.setdefault("MPLBACKEND", "agg")  # no windows
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own use of it
 
 
 SMOKE = ("test_triton_kernels.py", "test_triton_descent.py", "test_triton_autograd.py", "test_cuda.py")
@@ -74,3 +76,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         return V.fill_(torch.nan) if V.is_floating_point() else V
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_nan)
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The CPU kernel with any number of threads, also where there is little to do."""
+    from twolayer.kernels import cpu
+
+    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -36,13 +36,7 @@ from twolayer.training import LitTwoLayer, StepsInBlocks
 from twolayer.training.progress import RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
     "ignore:.*smaller than the logging interval",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:The dirpath has changed",
     "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
     "ignore:Be aware that when using `ckpt_path`",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
@@ -467,6 +461,18 @@ class CountsBatches(Callback):
         pass
 
 
+class ComesBetween(Callback):
+    looks_between_blocks = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pass
+
+
+class SaysNothingOfIts(ComesBetween):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pass
+
+
 class OwnStep(LitTwoLayer):
     def training_step(self, batch, batch_idx):
         X, _ = batch
@@ -531,6 +537,7 @@ ONE_AT_A_TIME = {
         "callbacks": LambdaCallback(on_before_optimizer_step=lambda *_: None)
     },
     "CountsBatches has on_train_batch_end": {"callbacks": CountsBatches()},
+    "SaysNothingOfIts has on_train_batch_start": {"callbacks": SaysNothingOfIts()},
     "LearningRateMonitor may look at every batch": {"callbacks": LearningRateMonitor(), "logger": True},
     "OwnStep has a training_step of its own": {"model": OwnStep},
     "Clips has a configure_gradient_clipping of its own": {"model": Clips},
@@ -590,6 +597,10 @@ def test_validations_come_when_they_are_asked_for(fit, interval):
         assert seen == list(range(1, 65))
     else:
         assert seen == []
+
+
+def test_a_callback_that_says_it_looks_between_blocks_leaves_them_alone(fit):
+    assert blocks_of(fit(4, callbacks=ComesBetween())) == 4
 
 
 def test_what_looks_on_between_epochs_leaves_the_blocks_alone(fit, tmp_path):

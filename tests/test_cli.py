@@ -20,17 +20,6 @@ from twolayer import cli
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",  # Lightning's own use of it
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:The dirpath has changed",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Experiment logs directory .* exists and is not empty",
-)
-
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):

@@ -29,16 +29,6 @@ def level(request, monkeypatch):
     library.load.cache_clear()
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request, monkeypatch):
-    """With any number of threads, also where there is little to do."""
-    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def assert_true(p, found, weights=None, **options):
     """Cost and gradients are those of autograd in float64, up to the roundings of float32."""
     J, grads = truth(p, weights=weights, **options)

@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from twolayer import functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import manual
-from twolayer.kernels import choice, cpu, library, plain
+from twolayer.kernels import choice, library, plain
 from twolayer.tasks import TASKS
 
 KERNEL = library.load()
@@ -16,16 +16,6 @@ pytestmark = pytest.mark.skipif(isinstance(KERNEL, str), reason=f"needs the CPU 
 
 # Roundings of float32: of the inputs and of some hundred products and sums, of which most cancel.
 ALLOWED = 100 * torch.finfo(torch.float32).eps
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request, monkeypatch):
-    """With any number of threads, also where there is little to do."""
-    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

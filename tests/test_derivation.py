@@ -32,9 +32,6 @@ def python_session(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated")  # Lightning 2.6 under torch 2.13
-
-
 @pytest.fixture(scope="module")
 def session() -> tuple[int, str, dict[str, Any]]:
     """Runs the page: the number of failures, what doctest says of them, and the names that are left."""

@@ -21,9 +21,6 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = ["twolayer", *(module.name for module in pkgutil.walk_packages(twolayer.__path__, "twolayer."))]
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
     "ignore:.*smaller than the logging interval",
 )
 

@@ -38,16 +38,6 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS":
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.filterwarnings(
-        "ignore:.*LeafSpec.*deprecated",
-        "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-        "ignore:.*does not have many workers",
-        "ignore:The `srun` command is available",
-        "ignore:Total length of `list` across ranks is zero",
-        "ignore:The dirpath has changed",
-        "ignore:Checkpoint directory .* exists and is not empty",
-        "ignore:Experiment logs directory .* exists and is not empty",
-    ),
 ]
 
 

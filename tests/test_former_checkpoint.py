@@ -19,14 +19,6 @@ ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "tests/data/breast_cancer.ckpt"
 FORMER = json.loads((ROOT / "tests/data/breast_cancer.json").read_text())
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:The dirpath has changed",
-)
-
 
 def run(command, *arguments):
     config = str(ROOT / "configs/breast_cancer.yaml")

@@ -22,17 +22,11 @@ from twolayer.kernels.cpu_steps import Standard, Steps
 from twolayer.kernels.library import load
 from twolayer.loading import TensorLoader
 from twolayer.tasks import TASKS, Examples, Objective
-from twolayer.training import LitTwoLayer, kernel_steps
+from twolayer.training import LitTwoLayer, kernel_problem, kernel_steps
 
 pytestmark = [
     pytest.mark.skipif(isinstance(load(), str), reason=f"needs the CPU kernel: {load()}"),
     pytest.mark.filterwarnings(
-        "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-        "ignore:.*does not have many workers",
-        "ignore:The `srun` command is available",
-        "ignore:Total length of `list` across ranks is zero",
-        "ignore:Checkpoint directory .* exists and is not empty",
-        "ignore:The dirpath has changed",
         "ignore:Be aware that when using `ckpt_path`",
         "ignore:You defined a `validation_step` but have no `val_dataloader`",
     ),
@@ -494,8 +488,8 @@ TENSORS = {
 def test_rows_that_it_does_not_read(kind):
     model = LitTwoLayer(3, 4, 1)
     X, Y = torch.randn(20, 3), torch.ones(20)
-    assert not isinstance(kernel_steps.problem(model.net, (X, Y), model.standardize_inputs, None), str)
-    assert isinstance(kernel_steps.problem(model.net, TENSORS[kind](X, Y), model.standardize_inputs, None), str)
+    assert not isinstance(kernel_problem.problem(model.net, (X, Y), model.standardize_inputs, None), str)
+    assert isinstance(kernel_problem.problem(model.net, TENSORS[kind](X, Y), model.standardize_inputs, None), str)
 
 
 FITS = {
@@ -519,9 +513,7 @@ def test_shapes_and_dtypes_of_targets(task, n_y):
     model = LitTwoLayer(3, 4, n_y, task=task)
     for targets, fits in ((FITS, True), (FITS_NOT, False)):
         for Y in targets[task, n_y]:
-            found = kernel_steps.problem(
-                model.net, (torch.randn(9, 3), Y), model.standardize_inputs, model.standardize_targets
-            )
+            found = problem(model.net, (torch.randn(9, 3), Y), model.standardize_inputs, model.standardize_targets)
             assert isinstance(found, str) != fits, (Y.shape, Y.dtype, found)
 
 

@@ -380,6 +380,11 @@ def test_the_curves_of_gradient_descent(kind):
     assert ax.get_xlabel() == "iteration"
 
 
+def test_costs_of_which_none_is_a_number_have_no_label():
+    ax = plots.learning_curves({"steps": [0.7, 0.6], "too large": [float("nan")] * 2}, ax=axes())
+    assert [text.get_text() for text in ax.texts] == ["steps"]
+
+
 def test_labels_that_would_meet_stand_one_above_the_other():
     ax = plots.learning_curves({name: [1.0, 0.5] for name in "abcde"}, ax=axes())
     heights = sorted(ax.transData.transform(text.xy)[1] for text in ax.texts)
@@ -457,14 +462,36 @@ def test_bad_input(trained, name):
     if name != "hidden_units":
         with pytest.raises(ValueError, match="Y must have shape"):
             draw(net, X, Y[:-1], axes())
+        for wrong in (Y * 0 + 7, Y * 0 - 1, Y / torch.zeros(())):
+            with pytest.raises(ValueError, match=r"Y must lie in \[0, 1\] for task 'binary'"):
+                draw(net, X, wrong, axes())
+        with pytest.raises(TypeError, match="Y must be a tensor or an array of numbers, got None"):
+            draw(net, X, None, axes())
+    for wrong in ("points", [["a", "b"]] * len(Y), None, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(TypeError, match="X must be a tensor or an array of numbers, got "):
+            draw(net, wrong, Y, axes())
+    with pytest.raises(TypeError, match=r"X must hold real numbers, got torch\.complex"):
+        draw(net, X + 0j, Y, axes())
+    with pytest.raises(TypeError, match=r"X must be dense, got torch\.sparse_coo"):
+        draw(net, X.to_sparse(), Y, axes())
     regression = TwoLayerNet(2, 3, 1, task="regression")
     if name in ("decision_boundary", "confusion_matrix", "calibration"):
         with pytest.raises(ValueError, match=r"task of net must be one of 'binary', .*got 'regression'"):
             draw(regression, X, Y, axes())
 
 
+@pytest.mark.parametrize("name", ["decision_boundary", "confusion_matrix", "calibration"])
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_class_that_there_is_not_is_not_left_out(name, wrong):
+    net, X = TwoLayerNet(2, 3, 3, task="multiclass"), torch.randn(7, 2)
+    with pytest.raises(IndexError, match=r"Y must lie in \[0, 2\] for 3 classes"):
+        PICTURES[name](net, X, torch.tensor([0, 1, 2, 0, 1, 2, wrong]), axes())
+
+
 def test_what_else_is_refused(trained, runs):
     net, X, Y = trained
+    with pytest.raises(ValueError, match="Y must be finite"):
+        plots.residuals(TwoLayerNet(2, 3, 1, task="regression"), X, X[:, 0] / 0, ax=axes())
     with pytest.raises(ValueError, match="net must have two features to be drawn in a plane, got 3"):
         plots.decision_boundary(TwoLayerNet(3, 2, 1), torch.ones(5, 3), torch.ones(5), ax=axes())
     with pytest.raises(ValueError, match="class_names must be 2 names, got 3"):
@@ -477,6 +504,14 @@ def test_what_else_is_refused(trained, runs):
         plots.learning_curves(runs[0], metric="rmse", ax=axes())
     with pytest.raises(FileNotFoundError):
         plots.learning_curves(runs[0] / "nothing", ax=axes())
+    damaged = runs[0].parent / "damaged.csv"
+    for text, words in (
+        ("epoch,val_loss\n0,abc\n", "damaged.csv must be a table of numbers: .*'abc'"),
+        ("\xff", "utf-8"),
+    ):
+        damaged.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=words):
+            plots.learning_curves(damaged, ax=axes())
     with pytest.raises(ValueError, match="runs must be at least one, got none"):
         plots.learning_curves([], ax=axes())
     with pytest.raises(TypeError, match="runs must be a folder, costs, or several of these, got int"):

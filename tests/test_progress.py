@@ -16,11 +16,6 @@ from twolayer.training import LitTwoLayer, progress
 from twolayer.training.progress import RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:The dirpath has changed",
-    "ignore:Checkpoint directory .* exists and is not empty",
     "ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding",
 )
 

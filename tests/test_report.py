@@ -106,13 +106,22 @@ class Page(HTMLParser):
             self.captions[-1] += data
 
 
+def sentences(text):
+    return re.split(r"(?<=[.:;]) ", text)
+
+
 def checked(path):
     """What must hold of every page."""
     page = Page(path)
     assert Path(path).stat().st_size < MOST_BYTES
     assert page.pictures
-    assert page.pictures == page.captions
-    assert all(re.search(r"\d", text) and len(text) > 40 for text in page.pictures)
+    assert len(page.captions) == len(page.pictures)
+    for shown, caption in zip(page.pictures, page.captions, strict=True):  # a screen reader reads both
+        for text in (shown, caption):
+            assert re.search(r"\d", text)
+            assert len(text) > 40
+        assert not {*sentences(shown)} & {*sentences(caption)}
+        assert shown.split()[:5] != caption.split()[:5]
     assert page.fetched == []
     assert page.scripts == 0
     assert not re.search(r"@import|url\((?!#)", page.source)
@@ -251,6 +260,18 @@ def test_without_a_logger_there_are_no_curves(capsys):
     assert "How good it is" in page.words
 
 
+def test_damaged_curves_are_said_and_the_rest_is_there():
+    of("Moons")
+    path = Path("runs/run/version_0/metrics.csv")
+    for text, words in (("epoch,val_loss\n0,abc", "'abc'"), ("step,val_loss\n0,1", "against 'epoch'"), ("", "nothing")):
+        path.write_text(text)
+        report.write("runs/run/version_0")
+        page = checked("runs/run/version_0/report.html")
+        assert "There are no curves: " in page.words
+        assert words in page.words
+        assert len(page.pictures) == 7
+
+
 def test_a_folder_that_was_moved():
     of("Moons")
     shutil.move("runs/run/version_0", "elsewhere")
@@ -268,6 +289,7 @@ def test_data_that_are_gone_are_said_and_the_rest_is_there(gone, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("The data cannot be had, so what shows rows is left out: ")
     assert Path(gone).name in first
+    assert len(first) < 200
     assert last.startswith("Report: ")
     page = checked("runs/points/version_0/report.html")
     assert len(page.pictures) == 1
@@ -351,7 +373,7 @@ def test_a_report_that_fails_leaves_the_former_one(monkeypatch):
         yield "<section>"
         raise RuntimeError("no more")
 
-    monkeypatch.setattr(report.sections, "of_a_run", broken)
+    monkeypatch.setattr(report, "sections", broken)
     with pytest.raises(RuntimeError, match="no more"):
         report.write("runs/run/version_0")
     assert path.read_bytes() == before

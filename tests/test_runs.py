@@ -32,13 +32,6 @@ from twolayer.training.progress import RunProgressBar
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Experiment logs directory .* exists and is not empty",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:.*smaller than the logging interval",
     "ignore:You are trying to `self.log",  # barebones

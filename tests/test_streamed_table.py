@@ -23,17 +23,6 @@ from twolayer.data import StreamedTable, Table
 from twolayer.data.row_groups import StreamLoader
 from twolayer.training import LitTwoLayer
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:The dirpath has changed",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Experiment logs directory .* exists and is not empty",
-)
-
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):

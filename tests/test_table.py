@@ -24,17 +24,6 @@ from twolayer.data.parts import by_groups
 from twolayer.tables.columns import learn
 from twolayer.tables.encoding import Encoding
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:The dirpath has changed",
-    "ignore:Checkpoint directory .* exists and is not empty",
-    "ignore:Experiment logs directory .* exists and is not empty",
-)
-
 ROWS = 240
 
 

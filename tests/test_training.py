@@ -16,9 +16,6 @@ from twolayer import TwoLayerNet, data
 from twolayer.training import LitTwoLayer
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
     "ignore:.*smaller than the logging interval",
 )
 

@@ -1,5 +1,7 @@
 """What the type checker of a project that uses the package sees."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,6 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.initialization import INITIALIZATIONS
 from twolayer.kernels import KERNELS
 from twolayer.tasks import TASKS
-
-pytest.importorskip("mypy")
 
 PROJECT = """
 import torch
@@ -29,42 +29,58 @@ grads: dict[str, Tensor] = net.loss_and_grads(X, Y)[1]
 functional.loss(X, Y, *net.parameters(), task="regression")
 """
 WRONG = {
-    'TwoLayerNet(2, 4, 1, activation="tahn")': 'Argument "activation"',
-    'TwoLayerNet(2, 4, 1, task="classification")': 'Argument "task"',
-    'TwoLayerNet(2, 4, 1, init="hee")': 'Argument "init"',
-    'TwoLayerNet(2, 4, 1, backward="auto")': 'Argument "backward"',
-    'TwoLayerNet(2, 4, 1, kernel="cuda")': 'Argument "kernel"',
-    'LitTwoLayer(2, 4, 1, task="classification")': 'Argument "task"',
-    'functional.loss_and_grads(X, Y, *net.parameters(), activation="tahn")': 'Argument "activation"',
-    'net.loss(X, Y, reduction="avg")': 'Argument "reduction"',
-    'gradient_descent(net, X, Y, learning_rate=1.0, iterations=2, kernel="fast")': 'Argument "kernel"',
-    "net(X).shapes": '"Tensor" has no attribute "shapes"',
-    'net("X")': "Argument 1",
+    'TwoLayerNet(2, 4, 1, activation="tahn")': "activation",
+    'TwoLayerNet(2, 4, 1, task="classification")': "task",
+    'TwoLayerNet(2, 4, 1, init="hee")': "init",
+    'TwoLayerNet(2, 4, 1, backward="auto")': "backward",
+    'TwoLayerNet(2, 4, 1, kernel="cuda")': "kernel",
+    'LitTwoLayer(2, 4, 1, task="classification")': "task",
+    'functional.loss_and_grads(X, Y, *net.parameters(), activation="tahn")': "activation",
+    'net.loss(X, Y, reduction="avg")': "reduction",
+    'gradient_descent(net, X, Y, learning_rate=1.0, iterations=2, kernel="fast")': "kernel",
+    "net(X).shapes": "shapes",
+    'net("X")': "__call__",
 }
+"""Lines that are wrong, and what a checker has to name."""
+LINES = [*PROJECT.strip().splitlines(), *WRONG]
+ROOT = Path(names.__file__).parents[1]
 
 
-def test_a_misspelt_name_is_an_error_and_all_else_is_right(tmp_path):
-    """Each wrong line is an error of its own, and no other line is one."""
-    lines = [*PROJECT.strip().splitlines(), *WRONG]
-    (tmp_path / "project.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    root = Path(names.__file__).parents[1]
-    cache = root.parent / ".mypy_cache"
-    options = ["--cache-dir", str(cache), "--no-error-summary", "--follow-imports=silent", "--ignore-missing-imports"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, str(tmp_path / "project.py")],
-        env={"MYPYPATH": str(root), "PATH": "/usr/bin:/bin"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    errors = {}
-    for line in done.stdout.splitlines():
+def by_mypy(project):
+    cache = str(ROOT.parent / ".mypy_cache")
+    quiet = ["--no-error-summary", "--follow-imports=silent", "--ignore-missing-imports"]
+    said = answer("mypy", "--cache-dir", cache, *quiet, str(project), MYPYPATH=str(ROOT))
+    for line in said.splitlines():
         if ": error: " in line:
-            number = int(line.split(":")[1])
-            errors[lines[number - 1]] = line
-    assert {line: WRONG.get(line, "is right") in errors.get(line, "") for line in {*WRONG, *errors}} == dict.fromkeys(
-        WRONG, True
-    ), done.stdout + done.stderr
+            yield int(line.split(":")[1]) - 1, line
+
+
+def by_pyright(project):
+    """In the form in which PyPI has it, with all that it needs to run."""
+    settings = {"include": [project.name], "extraPaths": [str(ROOT)], "typeCheckingMode": "standard"}
+    (project.parent / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    said = answer("basedpyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(project.parent))
+    for found in json.loads(said)["generalDiagnostics"]:
+        if found["severity"] == "error":
+            yield found["range"]["start"]["line"], found["message"]
+
+
+def answer(checker, *arguments, **variables):
+    pytest.importorskip(checker)
+    command = [sys.executable, "-m", checker, *arguments]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr  # there are errors, and no other trouble
+    return done.stdout
+
+
+@pytest.mark.parametrize("errors_of", [by_mypy, by_pyright])
+def test_a_misspelt_name_is_an_error_and_all_else_is_right(tmp_path, errors_of):
+    """Each wrong line is an error of its own, and no other line is one."""
+    project = tmp_path / "project.py"
+    project.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    errors = {LINES[number]: message for number, message in errors_of(project)}
+    assert errors.keys() == WRONG.keys(), errors
+    assert [line for line, name in WRONG.items() if f'"{name}"' not in errors[line]] == [], errors
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,6 @@ from twolayer.training.unit_monitor import Look, look, sentences
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",  # Lightning 2.6 under torch 2.13
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*does not have many workers",
-    "ignore:Total length of `list` across ranks is zero",
-    "ignore:Checkpoint directory .* exists and is not empty",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:.*smaller than the logging interval",
     "ignore:Be aware that when using `ckpt_path`",

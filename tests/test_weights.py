@@ -15,11 +15,6 @@ from twolayer.training import LitTwoLayer
 from twolayer.training.metrics import metrics_for
 from twolayer.training.weighted import WeightedScores
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*deprecated",
-    "ignore:.*does not have many workers",
-    "ignore:The `srun` command is available",
-)
 TASKS = {"binary": 1, "multiclass": 3, "regression": 2, "multilabel": 3}
 
 

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     raise missing(error) from None
 
 from twolayer.training.module import LitTwoLayer
-from twolayer.training.unit_monitor import UnitMonitor as UnitMonitor  # defined where the blocks of steps know of it
+from twolayer.training.unit_monitor import UnitMonitor as UnitMonitor
 
 
 class GradNormQuantiles(Callback):

@@ -43,6 +43,17 @@ class Parameters(NamedTuple):
     """``(n_y,)``"""
 
 
+class Kept(NamedTuple):
+    """What the equations that run backwards take from the forward pass: not the biases, and not ``Z1``."""
+
+    X: Tensor
+    """``(m, n_x)``"""
+    W1: Tensor
+    W2: Tensor
+    A1: Tensor
+    """``(m, n_h)``"""
+
+
 # Forward: from the inputs to the logits.
 
 

@@ -15,7 +15,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
 from twolayer.context import along_tangents, at_rest, autocast_dtype, autocast_enabled, may_move, saved_for_jvp
-from twolayer.equations import Parameters
+from twolayer.equations import Kept, Parameters
 from twolayer.kernels import choice, plain
 from twolayer.tasks import Examples, Objective, Plan
 
@@ -63,9 +63,9 @@ class Logits(LightFunction):
         if torch.is_grad_enabled():
             _, A1 = Network.apply(X, W1, b1, W2, b2, ctx.activation)
         elif at_rest(dZ2):
-            kept = plain.Kept(X, W1, W2, A1)
+            kept = Kept(X, W1, W2, A1)
             return None, None, None, *choice.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
-        return None, None, None, *plain.backward(plain.Kept(X, W1, W2, A1), g, dZ2, needs=needs)
+        return None, None, None, *plain.backward(Kept(X, W1, W2, A1), g, dZ2, needs=needs)
 
 
 @whole_in_graphs
@@ -87,17 +87,17 @@ class Network(LightFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         X, W1, _, W2, _, ctx.activation = inputs
-        keep(ctx, *plain.Kept(X, W1, W2, output[1]))
+        keep(ctx, *Kept(X, W1, W2, output[1]))
 
     @staticmethod
     def backward(ctx: Any, dZ2: Tensor | None, dA1: Tensor | None) -> tuple[Tensor | None, ...]:
-        kept, g = plain.Kept(*ctx.saved_tensors), ACTIVATIONS[ctx.activation]
+        kept, g = Kept(*ctx.saved_tensors), ACTIVATIONS[ctx.activation]
         return *plain.backward(kept, g, dZ2, dA1, ctx.needs_input_grad[:5]), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, Tensor]:
         with saved_for_jvp(ctx) as saved:
-            kept = plain.Kept(*saved)
+            kept = Kept(*saved)
             _, tA1, tZ2 = plain.along(kept, ACTIVATIONS[ctx.activation], tangents[:5])
             # Zeros, since PyTorch does not take None for the tangent of an output.
             return tZ2, torch.zeros_like(kept.A1) if tA1 is None else tA1

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from twolayer.arguments import positive_int
 from twolayer.data.parts import weights_of
+from twolayer.data.reading import Frame, read
 from twolayer.data.row_groups import Batch, Counted, Parting, RowGroups, Stream, StreamLoader, count, sample_of
-from twolayer.data.table import Table
+from twolayer.data.table import Table, check_names
 from twolayer.tables.encoding import Encoding
 from twolayer.tables.target import Target
 
@@ -58,13 +59,12 @@ class StreamedTable(Table):
 
     Args:
         path: a Parquet file, several, or a folder of them.
-        target, features, drop, weight, id, split, group, task: see :class:`Table`.
+        target: the column to predict.
         batch_size: rows in a batch.
-        val_fraction, test_fraction: shares of the rows held out, drawn row by row, or group by group.
-        seed: of the parts, and of the order of the rows in each epoch.
-        member: which network of an ensemble this is for: each has validation rows of its own.
         buffer_rows: rows to shuffle at a time. The row groups come in an order drawn at random, too.
         num_workers: processes that read ahead; 0 to read between steps.
+        kwargs: ``features, drop, weight, id, split, group, task, val_fraction, test_fraction, seed, member``, see
+            :class:`Table`. The parts are drawn row by row, or group by group.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: the message says in one line what is wrong with the table.
@@ -74,52 +74,30 @@ class StreamedTable(Table):
         self,
         path: str | list[str],
         target: str,
-        features: list[str] | None = None,
-        drop: list[str] | None = None,
-        weight: str | None = None,
-        id: list[str] | str | None = None,
-        split: str | None = None,
-        group: str | None = None,
-        task: str | None = None,
+        *,
         batch_size: int = 1024,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        seed: int = 0,
-        member: int = 0,
         buffer_rows: int = 65_536,
         num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
         self.buffer_rows = positive_int("buffer_rows", buffer_rows)
         self.num_workers = num_workers if num_workers == 0 else positive_int("num_workers", num_workers)
+        super().__init__(path, target, batch_size=batch_size, on_device=False, **kwargs)
+        self.path = path if isinstance(path, str) else ", ".join(path)
+
+    def _read(self, path: Any, target: str) -> Frame:
+        """Some rows of each part, with a column that says which, as if that were the table."""
         self.groups = RowGroups(path)
-        named = {"target": target, "weight": weight, "split": split, "group": group}
-        for argument, column in named.items():
-            if column is not None and column not in self.groups.names:
-                known = ", ".join(map(repr, self.groups.names[:20]))
-                raise ValueError(f"{argument} must name columns of the table, got {column!r}; it has {known}")
-        if split is not None and group is not None:
-            raise ValueError(f"split and group must not both be given, got {split!r} and {group!r}")
-        fractions, seeds = (val_fraction, test_fraction), (seed + member, seed)
-        self.parting = Parting(target, weight, split, group, fractions, seeds)
+        columns = {"target": target, "weight": self.weight, "split": self.split, "group": self.group}
+        check_names({name: [column] for name, column in columns.items() if column is not None}, self.groups.names)
+        fractions, seeds = (self.val_fraction, self.test_fraction), (self.seed + self.member, self.seed)
+        self.parting = Parting(target, self.weight, self.split, self.group, fractions, seeds)
         self.counted: Counted = count(self.groups, self.parting)
         part = "part"
         while part in self.groups.names:
             part += "_"
-        sample = sample_of(self.groups, self.parting, SAMPLE, seed, part)
-        unused = [*(drop or []), *(name for name in (split, group) if name is not None)]
-        options: dict[str, Any] = {"features": features, "drop": unused, "weight": weight, "id": id, "task": task}
-        super().__init__(
-            sample,
-            target,
-            **options,
-            split=part,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-            member=member,
-        )
-        self.path = path if isinstance(path, str) else ", ".join(path)
+        self.split, self.group = part, None
+        return read(sample_of(self.groups, self.parting, SAMPLE, self.seed, part))
 
     streams = True
     """Whoever evaluates must not keep all rows."""

@@ -77,15 +77,16 @@ class Table(TabularDataModule):
             one_of("task", task, TASKS)
         if split is not None and group is not None:
             raise ValueError(f"split and group must not both be given, got {split!r} and {group!r}")
-        self.frame: Frame = read(path)
+        self.weight, self.split, self.group, self.member = weight, split, group, member
+        self.frame: Frame = self._read(path, target)
         self.path = path if isinstance(path, str) else type(path).__name__
         self.id = [id] if isinstance(id, str) else list(id or [])
-        self.weight, self.split, self.group, self.member = weight, split, group, member
         self.wanted = list(features or [])
         single = {"target": target, "weight": weight, "split": split, "group": group}
         several = {"features": self.wanted, "drop": drop or [], "id": self.id}
-        self._check_names({name: [column] for name, column in single.items() if column is not None} | several)
-        others = {target, weight, split, group, *self.id, *(drop or [])}
+        named = {name: [column] for name, column in single.items() if column is not None}
+        check_names(named | several, self.frame.names)
+        others = {target, weight, split, group, self.split, *self.id, *(drop or [])}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
         labels = present(self.frame[target])
         weights = [1.0] * len(labels) if weight is None else parts.weights_of(weight, self.frame[weight])
@@ -105,12 +106,9 @@ class Table(TabularDataModule):
     def _learn_target(self, name: str, labels: Sequence[Any], task: str | None) -> Target:
         return Target.learn(name, labels, task)
 
-    def _check_names(self, named: dict[str, list[str]]) -> None:
-        for argument, columns in named.items():
-            for name in columns:
-                if name not in self.frame.names:
-                    known = ", ".join(map(repr, self.frame.names[:20]))
-                    raise ValueError(f"{argument} must name columns of the table, got {name!r}; it has {known}")
+    def _read(self, path: Any, target: str) -> Frame:
+        """The rows; all else that has been asked for is known, except ``target``."""
+        return read(path)
 
     def _values(self, name: str) -> list[Any]:
         """Of the rows that have a target."""
@@ -246,3 +244,16 @@ class Table(TabularDataModule):
             self.__dict__.pop(name, None)
         state.pop("id", None)
         super().load_state_dict(state)
+
+
+def check_names(named: dict[str, list[str]], names: Sequence[str]) -> None:
+    """Whether columns that arguments name are among those of the table.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for argument, columns in named.items():
+        for name in columns:
+            if name not in names:
+                known = ", ".join(map(repr, names[:20]))
+                raise ValueError(f"{argument} must name columns of the table, got {name!r}; it has {known}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from twolayer import context
 from twolayer.activations import ACTIVATIONS
-from twolayer.equations import Parameters
+from twolayer.equations import Kept, Parameters
 from twolayer.kernels import KERNELS, chunked, cpu, gpu, memory, plain
 from twolayer.tasks import PAIRING, Direction, Examples, Objective, Plan
 
@@ -130,9 +130,7 @@ def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: P
     return Z2, kept.A1
 
 
-def backward_from_kept(
-    kept: plain.Kept, dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
-) -> plain.Tangents:
+def backward_from_kept(kept: Kept, dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]) -> plain.Tangents:
     """``dX, dW1, db1, dW2, db2``, each if it is needed, where nothing looks on."""
     X, W1, W2, _ = kept
     parameters = Parameters(W1, W1, W2, W2)  # the biases play no part

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
-from twolayer.equations import Parameters
+from twolayer.equations import Kept, Parameters
 from twolayer.kernels.library import Kernel, load
-from twolayer.kernels.plain import Kept
 from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
 # Their places in the enums of cpu.cpp.

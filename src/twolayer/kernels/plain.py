@@ -11,18 +11,8 @@ from torch import Tensor
 
 from twolayer import equations
 from twolayer.activations import ACTIVATIONS, Activation
-from twolayer.equations import Parameters
+from twolayer.equations import Kept, Parameters
 from twolayer.tasks import PAIRING, Direction, Examples, Objective, at_least_float32
-
-
-class Kept(NamedTuple):
-    """What the equations that run backwards take from the forward pass: not the biases, and not ``Z1``."""
-
-    X: Tensor
-    W1: Tensor
-    W2: Tensor
-    A1: Tensor
-
 
 Tangents = tuple[Tensor | None, ...]
 """Of ``X, W1, b1, W2, b2``; None for zero, or for what is not needed."""

@@ -31,7 +31,7 @@ def backward_pass(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     the weight over the mean weight. Those of a trained model of a regression are in units of standardised targets.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
     Errors are those of single examples, as for :func:`backward_pass`.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -110,8 +110,8 @@ def gradient_flow(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
         ax.scatter(place, median, s=36, color="white", edgecolors=color, zorder=3)
         if gradient is not None:
             step = gradient.norm().item()
-            ax.hlines(step, place - 0.3, place + 0.3, color=color, lw=2.5, label=f"mean of {name}")
-            ax.text(place + 0.34, step, "of the\nmean", color=color, va="center")
+            ax.hlines(step, place - 0.26, place + 0.26, color=color, lw=2.5, label=f"mean of {name}")
+            ax.text(place + 0.29, step, "of the\nmean", color=color, va="center")
     ax.set_yscale("log", nonpositive="clip")
     ax.set_xticks(range(len(sizes)), list(sizes))
     ax.set(xlabel="from the output back to the input", ylabel="norm, for each example", xlim=(-0.6, len(sizes) - 0.1))

@@ -38,7 +38,7 @@ def decision_boundary(
         ax: where to; None for a new figure.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure

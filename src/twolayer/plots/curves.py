@@ -99,14 +99,27 @@ def _curves(run: Any, metric: str, against: str) -> Curves:
             raise TypeError(f"runs must hold folders or costs, got {type(run).__name__}")
         costs = [float(J) for J in run]
         return {COST: (list(map(float, range(len(costs)))), costs)}
-    path = Path(run) / "metrics.csv" if Path(run).suffix != ".csv" else Path(run)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    return logged(Path(run) / "metrics.csv" if Path(run).suffix != ".csv" else Path(run), metric, against)
+
+
+def logged(path: Path, metric: str = "loss", against: str = "epoch") -> Curves:
+    """What stands in a ``metrics.csv``: by stage, where, and what.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or has nothing of that; the message names it.
+    """
     found: Curves = {}
-    for stage in WORDS:
-        there = [row for row in rows if row.get(against) and row.get(f"{stage}_{metric}")]
-        if there:
-            found[stage] = ([float(row[against]) for row in there], [float(row[f"{stage}_{metric}"]) for row in there])
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for stage in WORDS:
+            there = [row for row in rows if row.get(against) and row.get(f"{stage}_{metric}")]
+            if there:
+                where, what = ([float(row[name]) for row in there] for name in (against, f"{stage}_{metric}"))
+                found[stage] = (where, what)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} must be a table of numbers: {error}") from error
     if not found:
         columns = ", ".join(sorted({name for row in rows for name in row})) or "nothing"
         raise ValueError(f"metric {metric!r} against {against!r} must be in {path}, which has {columns}")

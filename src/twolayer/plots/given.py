@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twolayer import equations
+from twolayer import arguments, equations
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of
 from twolayer.kernels.plain import Trace
 from twolayer.network import TwoLayerNet
+from twolayer.tasks import Examples
 
 
 def network(net: Any, *tasks: str) -> TwoLayerNet:
@@ -33,10 +34,11 @@ def rows(net: Any, X: Any) -> Tensor:
     """``X``, ``(m, n_x)`` in raw units, in the dtype and on the device of the network.
 
     Raises:
+        TypeError: it does not hold real numbers.
         ValueError: it has another shape, or no rows.
     """
     W1 = network(net).W1
-    X = _tensor(X).to(W1.device, W1.dtype)
+    X = _tensor("X", X).to(W1.device, W1.dtype)
     if X.ndim != 2 or X.shape[1] != W1.shape[1] or len(X) == 0:
         raise ValueError(f"X must have shape (m, {W1.shape[1]}) with m ≥ 1, got {tuple(X.shape)}")
     return X
@@ -44,12 +46,19 @@ def rows(net: Any, X: Any) -> Tensor:
 
 def targets(net: Any, Y: Any) -> Tensor:
     """``Y`` in raw units, on the device of the network; floats in its dtype."""
-    W1, Y = network(net).W1, _tensor(Y)
+    W1, Y = network(net).W1, _tensor("Y", Y)
     return Y.to(W1.device, W1.dtype if Y.is_floating_point() else None)
 
 
-def _tensor(V: Any) -> Tensor:
-    return V.detach() if isinstance(V, Tensor) else torch.tensor(np.asarray(V))
+def _tensor(argument: str, V: Any) -> Tensor:
+    if not isinstance(V, Tensor):
+        try:
+            V = torch.tensor(np.asarray(V))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{argument} must be a tensor or an array of numbers, got {V!r:.60}") from error
+    if arguments.dense(argument, V).is_complex():
+        raise TypeError(f"{argument} must hold real numbers, got {V.dtype}")
+    return V.detach()
 
 
 @torch.no_grad()
@@ -73,29 +82,29 @@ def labels(net: Any, Y: Any, m: int) -> Tensor:
     """The class of each of ``m`` rows, ``(m,)``, or for multilabel 0 and 1, ``(m, n_y)``; soft ones made hard.
 
     Raises:
-        ValueError: there are not as many.
+        TypeError, ValueError, IndexError: they are no targets of that task for as many rows, see
+            :func:`twolayer.arguments.targets`.
     """
-    inner, Y = network(net), _tensor(Y).cpu()
+    inner, Y = network(net), _tensor("Y", Y).cpu()
+    n_y = inner.out_features
+    arguments.targets(Examples(Y, Y), (m, n_y), inner.task)
     if inner.task == "multiclass":
-        Y = Y.argmax(-1) if Y.is_floating_point() else Y.long()
-        shape: tuple[int, ...] = (m,)
-    else:
-        Y = (Y >= 0.5).long()
-        shape = (m,) if inner.out_features == 1 else (m, inner.out_features)
-    if Y.shape != shape and Y.shape != (*shape, 1):
-        raise ValueError(f"Y must have shape {shape} for X of {m} rows, got {tuple(Y.shape)}")
-    return Y.reshape(shape)
+        return Y.argmax(-1) if Y.is_floating_point() else Y.long()
+    return (Y >= 0.5).long().reshape((m,) if n_y == 1 else (m, n_y))
 
 
 def values(net: Any, Y: Any, m: int) -> Tensor:
     """The targets of a regression, ``(m, n_y)``, in raw units, float64 on the CPU.
 
     Raises:
-        ValueError: they have another shape.
+        TypeError: they are no real numbers.
+        ValueError: they have another shape, or are not finite.
     """
-    n_y, Y = network(net).out_features, _tensor(Y).cpu().double()
+    n_y, Y = network(net).out_features, _tensor("Y", Y).cpu().double()
     if Y.shape != (m, n_y) and not (n_y == 1 and Y.shape == (m,)):
         raise ValueError(f"Y must have shape {(m, n_y)} for X of {m} rows, got {tuple(Y.shape)}")
+    if not Y.isfinite().all():
+        raise ValueError("Y must be finite, got other values among them")
     return Y.reshape(m, n_y)
 
 

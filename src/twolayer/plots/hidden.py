@@ -42,7 +42,7 @@ def hidden_units(net: Any, X: Any, *, ax: Axes | None = None) -> Axes:
     ['4 dead']
     """
     A1, activation = given.hidden_outputs(net, X), given.network(net).activation
-    kinds = {kind: mask.nonzero().squeeze(1) for kind, mask in _one_kind_each(unit_faults(A1, activation)).items()}
+    kinds = {kind: mask.nonzero().squeeze(1) for kind, mask in one_kind_each(unit_faults(A1, activation)).items()}
     means, n_h = A1.mean(0), A1.shape[1]
     kinds = {kind: units[means[units].argsort(stable=True)] for kind, units in kinds.items() if len(units)}
     order = torch.cat(list(kinds.values()))
@@ -95,7 +95,7 @@ def _with_gaps(shares: Tensor) -> Tensor:
     return wide
 
 
-def _one_kind_each(faults: UnitFaults) -> dict[str, Tensor]:
-    """The units of each kind, those that work first."""
+def one_kind_each(faults: UnitFaults) -> dict[str, Tensor]:
+    """The units of each kind, those that work first; with several faults, of the first of dead, twin, saturated."""
     dead, twin, saturated = faults.dead, faults.twin & ~faults.dead, faults.saturated & ~faults.twin & ~faults.dead
     return {WORKING: ~(dead | twin | saturated), "saturated": saturated, "twin": twin, "dead": dead}

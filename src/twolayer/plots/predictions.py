@@ -29,7 +29,7 @@ def confusion_matrix(
         ax: where to; None for a new figure.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def calibration(net: Any, X: Any, Y: Any, *, bins: int = 10, ax: Axes | None = N
         ax: where to; None for a new figure.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it.
+        ValueError, TypeError, IndexError: an argument does not fit; the message names it.
 
     >>> from twolayer import TwoLayerNet
     >>> from matplotlib.figure import Figure

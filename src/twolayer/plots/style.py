@@ -73,7 +73,7 @@ def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
     size = float(ax.xaxis.label.get_fontsize())
     gap = 1.2 * size / 72 * ax.figure.dpi  # in pixels
     ax.autoscale_view()  # until then the scale is not that of the lines
-    ends = sorted(((*_end(ax, line), line) for line in lines), key=lambda end: end[1])
+    ends = sorted(((*end, line) for line in lines for end in _end(ax, line)), key=lambda end: end[1])
     heights = [y for _, y, _ in ends]
     for i in range(1, len(ends)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
@@ -95,9 +95,8 @@ def label_ends(ax: Axes, lines: Sequence[Line2D]) -> None:
         )
 
 
-def _end(ax: Axes, line: Line2D) -> tuple[float, float]:
-    """Where the line ends, in pixels: its last point that is a number."""
+def _end(ax: Axes, line: Line2D) -> list[tuple[float, float]]:
+    """Where the line ends, in pixels: its last point that is a number. Nowhere, if none is."""
     points = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
     points = ax.transData.transform(points)
-    x, y = points[np.isfinite(points).all(1)][-1]
-    return float(x), float(y)
+    return [(float(x), float(y)) for x, y in points[np.isfinite(points).all(1)][-1:]]

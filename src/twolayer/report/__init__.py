@@ -1,7 +1,7 @@
 """A run as one page that a person looks at: ``twolayer plot``, with the extra ``[plots]``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error) from None
 
-from twolayer.report import page, sections, words
-from twolayer.report.run import checkpoint_of, read_run, run_folder
+from twolayer.report import course, inside, page, plane, predictions, pull, scores, trained
+from twolayer.report.run import Rows, Run, checkpoint_of, read_run, run_folder
+
+POINTS = 1000
+"""Rows that a picture shows one by one, at most."""
 
 
 def plot(args: Sequence[str]) -> Path:
@@ -50,10 +53,30 @@ def write(ckpt_path: str, output: str | None = None, data: Any = None) -> Path:
     path = run_folder(checkpoint_of(ckpt_path)) / "report.html" if output is None else Path(output)
     run = read_run(ckpt_path, data)
     subtitle = f"Run {'/'.join(run.folder.parts[-3:])}"
-    html = page.whole(words.title(run), subtitle, sections.of_a_run(run), words.footer(run))
+    footer = f"Written by twolayer plot from {run.checkpoint.name}. This page needs nothing beside itself."
+    html = page.whole(trained.title(run), subtitle, sections(run), footer)
     with written_whole(path, encoding="utf-8") as file:
         file.write(html)
     for remark in run.remarks:
         print(remark)
     print(f"Report: {os.path.relpath(path)}")
     return path
+
+
+def sections(run: Run) -> Iterator[str]:
+    """HTML, a part for each question that a reader has; what needs rows is left out where there are none."""
+    yield trained.section(run)
+    if run.judged is not None:
+        yield scores.section(run, run.judged)
+    yield course.section(run)
+    if run.judged is not None:
+        yield _what_it_answers(run, run.judged)
+    if run.trained is not None:
+        yield inside.section(run, run.trained.few(POINTS))
+        yield pull.section(run, run.trained)
+
+
+def _what_it_answers(run: Run, rows: Rows) -> str:
+    in_the_plane = plane.figure(run, rows.few(POINTS))
+    figures = [*([] if in_the_plane is None else [in_the_plane]), *predictions.figures(run, rows)]
+    return page.section("What it answers", *figures)

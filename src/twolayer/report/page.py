@@ -31,15 +31,15 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{_text(text)}</p>' if kind else f"<p>{_text(text)}</p>"
 
 
-def figure(svg: str, caption: str, wide: bool = False) -> str:
-    """A picture and what it says in words, which is its text for whoever does not see it, too.
+def figure(svg: str, shown: str, caption: str, wide: bool = False) -> str:
+    """A picture, what is drawn in it for whoever does not see it, and below it what it says.
 
     Args:
         svg: an ``<svg>`` element.
-        caption: plain text.
+        shown, caption: plain text. A screen reader reads both, so that the second does not repeat the first.
         wide: whether it is scrolled, not shrunk, where there is no room.
     """
-    named = svg.replace("<svg ", f'<svg role="img" aria-label="{_text(caption)}" ', 1)
+    named = svg.replace("<svg ", f'<svg role="img" aria-label="{_text(shown)}" ', 1)
     kind = ' class="wide" tabindex="0"' if wide else ""
     return f"<figure><div{kind}>{named}</div><figcaption>{_text(caption)}</figcaption></figure>"
 

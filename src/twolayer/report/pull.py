@@ -8,11 +8,29 @@ from torch import Tensor
 
 from twolayer.data.table import Table
 from twolayer.plots.style import SERIES
+from twolayer.report import page
+from twolayer.report.drawing import drawn
 from twolayer.report.run import Rows, Run
-from twolayer.report.words import counted, number, percent
+from twolayer.report.wording import counted, number, percent
 
 MOST = 10
 FEW_COLUMNS = 4
+
+
+def section(run: Run, rows: Rows) -> str:
+    """The norms of single examples' gradients, and the rows that pull most."""
+    found = pull(run, rows)
+    shown = (
+        f"The norms of the gradients of {counted(len(found.norms), 'training row')}, sorted from the least to the "
+        "greatest, as a curve with a dot on each of the last."
+    )
+    advice = "Look at these rows: a wrong label, an outlier, or what has yet to be learnt."
+    return page.section(
+        "Which rows pull most",
+        page.figure(drawn(lambda ax: sorted_norms(found, ax)), shown, told(found)),
+        page.paragraph(advice),
+        page.table(*greatest(run, found)),
+    )
 
 
 @dataclass(frozen=True)
@@ -45,10 +63,10 @@ def sorted_norms(found: Pull, ax: Axes) -> Axes:
 
 
 def told(found: Pull) -> str:
-    """The picture in words."""
+    """What the picture says."""
     norms, top = found.norms, found.norms[found.first]
     median, share = norms.median().item(), (top.sum() / norms.sum()).item()
-    text = f"Each of {counted(len(norms), 'training row')} would change the weights by a gradient of its own. "
+    text = "Each row would change the weights by a gradient of its own. "
     text += f"Half of the norms are below {number(median)}; the greatest is {number(top[0].item())}. "
     return text + f"The {counted(len(top), 'row')} with a dot make up {percent(share)} of the sum of all norms."
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from twolayer.answers import Answer, told
+from twolayer.answers import Answer, causes, told
 from twolayer.data.report import MOST_ROWS, inputs_of_a_linear_model, rows_of
 from twolayer.data.table import Table
 from twolayer.data.tabular import TabularDataModule
@@ -86,6 +86,14 @@ class Run:
         """What it was computed with: the run's ``environment.yaml``."""
         return _yaml(self.folder / "environment.yaml")
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows each part of the data has, as far as that is known."""
+        if isinstance(self.data, Table):
+            return self.data.rows_in
+        parts = self.data.splits if isinstance(self.data, TabularDataModule) else {}
+        return {part: len(rows) for part, rows in parts.items()}
+
     def rows(self, part: str) -> Rows | None:
         """Of a part of the data; None if there are none."""
         data = self.data
@@ -151,7 +159,7 @@ def read_run(path: str, data: L.LightningDataModule | None = None) -> Run:
     except Exception as error:  # a class of the user's own may raise anything, and a report without rows is one still
         run.data = None
         run.__dict__.pop("judged", None)
-        line = str(error) if isinstance(error, Answer) else told(error)
+        line = next((str(one) for one in causes(error) if isinstance(one, Answer)), None) or told(error)
         run.remarks.append(_sentence(f"the data cannot be had, so what shows rows is left out: {line}"))
     return run
 
@@ -184,12 +192,21 @@ def made_anew(settings: dict[str, Any]) -> L.LightningDataModule:
         raise Answer("there is no config.yaml beside the checkpoint that names them", status=1)
     parser = Parser()
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    parser.add_instantiator(_made, object)
     data = parser.instantiate_classes(parser.parse_object({"data": settings["data"]}))["data"]
     if not isinstance(data, TabularDataModule):
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
     return data
+
+
+def _made(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """An instance, or what its class says against it, to be found among what jsonargparse says of that."""
+    try:
+        return cls(*args, **kwargs)
+    except Exception as error:
+        raise Answer(told(error), status=1) from error
 
 
 def _as_many_as(most: int, loaders: Any) -> Iterable[tuple[Tensor, ...]]:

@@ -28,10 +28,6 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, 
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from twolayer.training.progress import RunProgressBar
-from twolayer.training.signals import SaveOnSignal
-from twolayer.training.unit_monitor import UnitMonitor
-
 BETWEEN_EPOCHS = {
     *("setup", "teardown", "prepare_data", "configure_model", "configure_callbacks", "configure_optimizers"),
     *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
@@ -45,9 +41,10 @@ OF_A_CALLBACK = BETWEEN_EPOCHS | {"on_train_start", "on_save_checkpoint"}
 OF_A_MODULE = BETWEEN_EPOCHS | {"build_optimizer", "prepared", "after_steps"}
 LOOK_ON: tuple[type, ...] = (
     *(EarlyStopping, ModelCheckpoint, ModelSummary, RichModelSummary, Timer),
-    *(ProgressBar, RichProgressBar, TQDMProgressBar, RunProgressBar, SaveOnSignal, UnitMonitor),
+    *(ProgressBar, RichProgressBar, TQDMProgressBar),
 )
-"""Callbacks that may as well come between blocks: checkpoints, where :func:`aligned_steps` makes these end."""
+"""Callbacks of Lightning's that may as well come between blocks: checkpoints, where :func:`aligned_steps` makes these
+end. Others say so themselves, see :func:`looks_on`."""
 OF_A_BATCH = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -101,7 +98,7 @@ def _of_a_callback(callback: Callback) -> Iterator[str]:
         return
     if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
         yield f"train_time_interval is {callback._train_time_interval}, which may end at every batch"
-    known = next((cls for cls in type(callback).__mro__ if cls in LOOK_ON), Callback)
+    known = next(filter(looks_on, type(callback).__mro__), Callback)
     if (
         known is Callback
         and type(callback).__module__.startswith("lightning.")
@@ -111,6 +108,14 @@ def _of_a_callback(callback: Callback) -> Iterator[str]:
     for hook in overridden(callback, known):
         if hook not in OF_A_CALLBACK:
             yield f"{type(callback).__name__} has {hook}"
+
+
+def looks_on(cls: type) -> bool:
+    """Whether callbacks of a class may as well come between blocks: it says ``looks_between_blocks = True``.
+
+    What a subclass of it does anew is not known to be so, unless that says it too.
+    """
+    return cls in LOOK_ON or vars(cls).get("looks_between_blocks") is True
 
 
 def overridden(thing: Any, base: type) -> list[str]:

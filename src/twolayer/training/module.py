@@ -18,10 +18,11 @@ from twolayer.loading import Block
 from twolayer.names import ActivationName, BackwardName, InitName, TaskName
 from twolayer.network import TwoLayerNet, gradients_by_autograd
 from twolayer.sealing import read_checkpoint, sealed
-from twolayer.training import kernel_steps
 from twolayer.training.batches import as_examples
 from twolayer.training.checkpoints import hyper_parameters, use_local_files
 from twolayer.training.finite import of_a_batch
+from twolayer.training.kernel_problem import problem
+from twolayer.training.kernel_steps import Problem
 from twolayer.training.metrics import Evaluation
 from twolayer.training.standardization import Standardize
 from twolayer.training.steps import StepsInBlocks
@@ -295,10 +296,10 @@ class LitTwoLayer(StepsInBlocks):
 
         return gradients
 
-    def kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
+    def kernel_problem(self, block: Block) -> Problem | str:
         if "train" in self._evaluations:
             return "train_metrics look at every batch"
-        return kernel_steps.problem(self.net, block.tensors, self.standardize_inputs, self.standardize_targets)
+        return problem(self.net, block.tensors, self.standardize_inputs, self.standardize_targets)
 
     def after_steps(self, cost: Tensor, examples: int) -> None:
         self._costs = self._costs + cost * examples

@@ -22,6 +22,7 @@ class RunProgressBar(RichProgressBar):
     >>> trainer = L.Trainer(callbacks=RunProgressBar(), accelerator="cpu", logger=False)
     """
 
+    looks_between_blocks = True
     _drawn = -math.inf
 
     @property

@@ -89,6 +89,8 @@ class SaveOnSignal(Checkpoint):
     ...     trainer = L.Trainer(callbacks=[SaveOnSignal(signals)], accelerator="cpu", logger=False)
     """
 
+    looks_between_blocks = True
+
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
         self._saved_at: int | None = None

@@ -61,6 +61,8 @@ class UnitMonitor(Callback):
     >>> trainer = L.Trainer(callbacks=UnitMonitor(every_n_steps=100), accelerator="cpu", logger=False)
     """
 
+    looks_between_blocks = True
+
     def __init__(self, every_n_steps: int | None = 5000, rows: int = 256) -> None:
         self.every_n_steps = None if every_n_steps is None else positive_int("every_n_steps", every_n_steps)
         self.rows = positive_int("rows", rows)
