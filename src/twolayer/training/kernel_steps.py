@@ -37,7 +37,6 @@ OPTIONS[AdamW] = OPTIONS[Adam]
 """All that the classes of optimizers take that the kernel knows."""
 NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "eps")
 OFF = ("maximize", "foreach", "capturable", "differentiable")
-MAY_BE_ITS_OWN = OF_A_MODULE - {"prepared"}
 
 
 class Problem(NamedTuple):
@@ -130,7 +129,7 @@ def why_not(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightnin
             f"it clips gradients to a finite norm, and gradient_clip_val is {clip}, by {algorithm and algorithm.value}"
         )
     for method in overridden(module, base):
-        if method not in MAY_BE_ITS_OWN:
+        if method not in OF_A_MODULE:
             return f"{type(module).__name__} has a {method} of its own"
     return None
 
