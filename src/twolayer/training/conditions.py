@@ -4,7 +4,8 @@ Lightning takes such a block of batches for one batch: its hooks, and what count
 that is known not to look in between is listed here, and everything else gets one batch at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from math import gcd
 from typing import Any
@@ -138,14 +139,17 @@ def _of_a_callback(callback: Callback) -> Iterator[str]:
 
 def overridden(thing: Any, base: type) -> list[str]:
     """The methods of ``base`` that a subclass, or the instance, has anew; not those that only say what it is like."""
-    names = set(vars(thing)).union(*map(vars, type(thing).__mro__[: type(thing).__mro__.index(base)]))
-    return sorted(
-        name
-        for name in names
-        if not name.startswith(("_", "on_validation_", "on_test_", "on_predict_"))
-        and callable(getattr(base, name, None))
-        and getattr(thing, name) is not getattr(base, name)
-    )
+    return sorted({*_by_classes(type(thing), base), *_methods(vars(thing), base)})
+
+
+@lru_cache(256)  # asked at the start of every epoch
+def _by_classes(cls: type, base: type) -> list[str]:
+    return [name for one in cls.__mro__[: cls.__mro__.index(base)] for name in _methods(vars(one), base)]
+
+
+def _methods(names: Iterable[str], base: type) -> list[str]:
+    looks_on = ("_", "on_validation_", "on_test_", "on_predict_")
+    return [name for name in names if not name.startswith(looks_on) and callable(getattr(base, name, None))]
 
 
 def aligned_steps(trainer: L.Trainer, most: int, steps: int, before: int) -> int:

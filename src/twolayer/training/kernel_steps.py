@@ -139,8 +139,6 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
     cls = type(optimizer)
     if cls not in OPTIONS or not optimizer.defaults.keys() <= OPTIONS[cls]:
         return f"it knows SGD, Adam and AdamW, and the optimizer is {cls.__module__}.{cls.__name__}"
-    if reason := context.hooks_of_optimizer(optimizer):
-        return f"the optimizer has {reason}"
     groups = {V: group for group in optimizer.param_groups for V in group["params"]}
     if groups.keys() != set(parameters):
         return "the optimizer has not all four parameters, or others"

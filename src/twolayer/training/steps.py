@@ -6,6 +6,7 @@ others stand aside, and the steps before the last one are counted by hand.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -113,6 +114,9 @@ class StepsInBlocks(L.LightningModule):
         size = aligned_steps(self.trainer, self.steps_per_call, steps, self.trainer.global_step - unfinished)
         if size < self.steps_per_call:
             rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
+        if steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            blocks = math.ceil(steps / size)  # which Lightning takes for batches, and warns that they are too few
+            warnings.filterwarnings("ignore", message=rf"The number of training batches \({blocks}\) is smaller than")
         return size
 
     def total_steps(self) -> int | float:
