@@ -535,8 +535,9 @@ def test_a_target_out_of_range_raises_as_ever_after_the_steps_before_it(fit, one
     ends = []
 
     class Ends(LitTwoLayer):
-        def on_train_start(self):
+        def configure_optimizers(self):
             ends.append(self.net)
+            return super().configure_optimizers()
 
     of_model = {"optimizer": OPTIMIZERS["SGD"]}
     for train in (fit, one_by_one):

@@ -135,6 +135,14 @@ class Begun(Callback):
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Names the checkpoint where its states are those of something else."""
+        if isinstance(exception, Exception) and self.ckpt_path is not None and self.ckpt_path not in str(exception):
+            files = {Path(frame.filename).name for frame in traceback.extract_tb(exception.__traceback__)}
+            if "checkpoint_connector.py" in files:  # where Lightning restores them
+                line = f"the checkpoint {self.ckpt_path} does not fit this run: {told(exception)}"
+                raise Answer(line, status=1) from exception
+
 
 class Command(Protocol[Result]):
     """Runs with the arguments of the process, or the ones given."""

@@ -15,6 +15,11 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 END = b"PK\5\6"  # where the last record of a zip archive begins, which has 22 bytes and a comment
 CHECKSUM = b"twolayer sha256 "
 TAIL = len(CHECKSUM) + 64
+PARTS = {
+    **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
+    **{"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list},
+}
+"""What of a checkpoint of Lightning's is of which kind; numbers are counts."""
 
 
 def sealed(checkpoint: Mapping[str, Any]) -> bytes:
@@ -51,7 +56,10 @@ def read_checkpoint(
         if not name.is_file():
             kind = "is a folder" if name.is_dir() else "does not exist"
             raise FileNotFoundError(f"the checkpoint {fspath(path)} {kind}")
-        contents = name.read_bytes()
+        try:
+            contents = name.read_bytes()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(name)) from error
     else:
         name, contents = Path(getattr(path, "name", "given")), path.read()
     if found := what_is_damaged(contents):
@@ -64,6 +72,12 @@ def read_checkpoint(
         raise ValueError(f"the checkpoint {name} cannot be read as data alone: {first_line(reason)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"the file {name} is no checkpoint of Lightning's: it has no state_dict")
+    for part, kind in PARTS.items():
+        if part in checkpoint and not (type(checkpoint[part]) is kind and (kind is not int or checkpoint[part] >= 0)):
+            came = f"{checkpoint[part]!r:.80}"
+            raise ValueError(
+                f"the file {name} is no checkpoint of Lightning's: {part} must be {kind.__name__}, got {came}"
+            )
     return checkpoint
 
 
