@@ -124,7 +124,7 @@ class Begun(Callback):
         self.ckpt_path = ckpt_path
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.strategy.restore_checkpoint_after_setup:
+        if self.ckpt_path is None:  # otherwise, its states are restored after this
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
