@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -428,7 +429,6 @@ def test_the_command_line_has_it(caplog):
     command = fit("--trainer.max_epochs=4", "--model.init=zeros", "--unit_monitor.every_n_steps=null")
     assert not said(caplog)
     assert not rows_of(command)
-    assert not [one for one in command.trainer.callbacks if isinstance(one, UnitMonitor)]
 
     one = ["--trainer.callbacks+=twolayer.callbacks.UnitMonitor", "--trainer.callbacks.every_n_steps=1"]
     command = fit("--trainer.max_epochs=4", *one)
@@ -439,6 +439,18 @@ def test_the_command_line_has_it(caplog):
     assert not [one for one in command.trainer.callbacks if isinstance(one, UnitMonitor)]
 
     assert fit("--trainer.fast_dev_run=true").trainer.global_step == 1
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_a_run_that_had_it_goes_on_without(caplog):
+    """And Lightning does not ask for the callback whose state is in the checkpoint."""
+    last = fit("--trainer.max_epochs=2").trainer.checkpoint_callbacks[-1].best_model_path
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        command = fit("--trainer.max_epochs=3", f"--ckpt_path={last}", "--unit_monitor.every_n_steps=null")
+    assert command.trainer.current_epoch == 3
+    assert not [str(one.message) for one in warned if "callbacks used to create the checkpoint" in str(one.message)]
 
 
 @pytest.mark.usefixtures("in_a_folder")

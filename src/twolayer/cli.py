@@ -229,7 +229,7 @@ class TwoLayerCLI(LightningCLI):
         others = given if isinstance(given, list) else [given]
         barebones = config.get("barebones") is True
         off = barebones or any(isinstance(one, UnitMonitor) for one in others)
-        callbacks = [one for one in callbacks if not (isinstance(one, UnitMonitor) and (off or not one.every_n_steps))]
+        callbacks = [one for one in callbacks if not (off and isinstance(one, UnitMonitor))]
         if barebones:
             rank_zero_info("barebones: no logger, no checkpoints, no early stopping, no progress bar")
             config = {**config, "logger": None, "log_every_n_steps": None}
