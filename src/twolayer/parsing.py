@@ -174,11 +174,12 @@ class Parser(LightningArgumentParser):
             return f"--{found[2]} cannot be given: it follows from {found[1]}"
         if "--" in (self.args or ()):
             return "-- is no option, and nothing comes after it"
-        commands = [*self._subcommands_action.choices, *BESIDE] if self._subcommands_action else []
+        parsers = self._subcommands_action.choices if self._subcommands_action else {}
+        commands = [*parsers, *BESIDE] if parsers else []
         if found := re.search(r"invalid choice: '([^']*)'", message):
             if self.args and self.args[0].startswith("-"):
                 name = self.args[0].partition("=")[0]
-                if name[2:] in self._subcommands_action.choices["fit"].option_names():
+                if name[2:] in parsers["fit"].option_names():
                     return f"options come after the command, such as fit, but {name} is before it"
                 return self._unknown_argument(self.args)
             return f"there is no command {found[1]!r}{_nearest(found[1], commands, hyphens='')}: {', '.join(commands)}"

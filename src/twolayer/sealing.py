@@ -72,11 +72,11 @@ def read_checkpoint(
         raise ValueError(f"the checkpoint {name} cannot be read as data alone: {first_line(reason)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"the file {name} is no checkpoint of Lightning's: it has no state_dict")
-    for part, kind in PARTS.items():
-        if part in checkpoint and not (type(checkpoint[part]) is kind and (kind is not int or checkpoint[part] >= 0)):
-            came = f"{checkpoint[part]!r:.80}"
+    for part, expected in PARTS.items():
+        found = checkpoint.get(part, expected())
+        if type(found) is not expected or (expected is int and found < 0):
             raise ValueError(
-                f"the file {name} is no checkpoint of Lightning's: {part} must be {kind.__name__}, got {came}"
+                f"the file {name} is no checkpoint of Lightning's: {part} must be {expected.__name__}, got {found!r:.80}"
             )
     return checkpoint
 

@@ -139,7 +139,8 @@ def _of_a_callback(callback: Callback) -> Iterator[str]:
 
 def overridden(thing: Any, base: type) -> list[str]:
     """The methods of ``base`` that a subclass, or the instance, has anew; not those that only say what it is like."""
-    return sorted({*_by_classes(type(thing), base), *_methods(vars(thing), base)})
+    of_its_class = _by_classes(type(thing), base)  # type: ignore[arg-type]  # classes can be hashed
+    return sorted({*of_its_class, *_methods(vars(thing), base)})
 
 
 @lru_cache(256)  # asked at the start of every epoch
