@@ -15,7 +15,7 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 END = b"PK\5\6"  # where the last record of a zip archive begins, which has 22 bytes and a comment
 CHECKSUM = b"twolayer sha256 "
 TAIL = len(CHECKSUM) + 64
-PARTS = {
+PARTS: dict[str, type] = {
     **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
     **{"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list},
 }
@@ -72,13 +72,17 @@ def read_checkpoint(
         raise ValueError(f"the checkpoint {name} cannot be read as data alone: {first_line(reason)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"the file {name} is no checkpoint of Lightning's: it has no state_dict")
-    for part, expected in PARTS.items():
-        found = checkpoint.get(part, expected())
-        if type(found) is not expected or (expected is int and found < 0):
-            raise ValueError(
-                f"the file {name} is no checkpoint of Lightning's: {part} must be {expected.__name__}, got {found!r:.80}"
-            )
+    if found := _what_is_of_another_kind(checkpoint):
+        raise ValueError(f"the file {name} is no checkpoint of Lightning's: {found}")
     return checkpoint
+
+
+def _what_is_of_another_kind(checkpoint: Mapping[str, Any]) -> str | None:
+    for part, kind in PARTS.items():
+        value: Any = checkpoint.get(part, kind())
+        if type(value) is not kind or (kind is int and value < 0):
+            return f"{part} must be {kind.__name__}, got {value!r:.80}"
+    return None
 
 
 def local_path(path: str | PathLike[str]) -> Path:
