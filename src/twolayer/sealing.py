@@ -80,7 +80,7 @@ def read_checkpoint(
 def _what_is_of_another_kind(checkpoint: Mapping[str, Any]) -> str | None:
     for part, kind in PARTS.items():
         value: Any = checkpoint.get(part, kind())
-        if type(value) is not kind or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             return f"{part} must be {kind.__name__}, got {value!r:.80}"
     return None
 
