@@ -77,7 +77,7 @@ LIMITS: dict[str, Limit] = {
     "early_stopping.mode": _MODE,
     "unit_monitor.every_n_steps": _least(1),
     "unit_monitor.rows": _least(1),
-    "model.hidden_features": (lambda units: 1 <= units < 2**31, "at least 1, and less than 2147483648"),
+    "model.hidden_features": (lambda units: units < 2**31, "less than 2147483648"),
     "model.optimizer.lr": _least(0),
     "model.lr_scheduler.step_size": _least(1),
     "model.lr_scheduler.T_max": _least(1),
