@@ -352,6 +352,20 @@ def test_a_run_that_max_steps_ended_goes_on_with_others_and_other_blocks(
     assert lr[0] == pytest.approx(lr[1])
 
 
+@pytest.mark.parametrize("steps_per_call", [None, 5])
+def test_a_plateau_looks_at_the_end_of_an_epoch_within_which_a_run_was_resumed(fit, tmp_path, steps_per_call):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, factor=0.5)
+    saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=10)
+    options = {"optimizer": SGD, "lr_scheduler": plateau, "max_epochs": 3}
+    rows = partial(module_of, val_fraction=0.2)  # 25 steps an epoch
+    whole = fit(steps_per_call, rows(), callbacks=saves, enable_checkpointing=True, **options)
+    for step in (10, 30, 70):
+        resumed = fit(steps_per_call, rows(), ckpt_path=tmp_path / f"step={step}.ckpt", **options)
+        states = [trainer.lr_scheduler_configs[0].scheduler.state_dict() for trainer in (whole, resumed)]
+        assert states[0] == states[1]
+        assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize("after", [None, 16, 4])
 @pytest.mark.parametrize("step", [4, 8, 10, 12, 20])
 def test_checkpoints_at_other_steps_and_other_blocks_after_a_resume(fit, tmp_path, step, after):

@@ -259,6 +259,7 @@ class StepsInBlocks(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         check_weights(self.named_parameters(), self.trainer.global_step)
+        plateaus_look(self.trainer)
 
     def _kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
         """That of the block, or why its steps go one by one, which the run says."""
@@ -354,6 +355,13 @@ def ask_for_the_rows_again(fit_loop: Any) -> None:
     loader = fit_loop.trainer.train_dataloader
     if isinstance(loader, TensorLoader) and loader is not former:
         loader.take_over(former)
+
+
+def plateaus_look(trainer: L.Trainer) -> None:
+    """At the end of an epoch within which a run was resumed, too, which Lightning lets them miss."""
+    watched = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    if watched and trainer.callback_metrics.keys() >= set(watched):
+        trainer.fit_loop._restarting = False
 
 
 def counts_as_of(loop: Any, calls: int) -> None:
