@@ -717,8 +717,7 @@ def test_a_run_that_is_not_gone_on_with_keeps_its_configuration(trained, monkeyp
     line = "fit -c moons.yaml --ckpt_path good.ckpt --model.optimizer SGD --trainer.max_epochs 7"
     found, _, err = answer(line, monkeypatch, capsys)
     assert (found, len(err)) == (1, 1)
-    assert "good.ckpt" in err[0]
-    assert "Adam" in err[0]
+    assert "optimizer and lr_scheduler must be ['Adam', 'NoneType']" in err[0]
     assert (trained / "config.yaml").read_text() == before
     cli.main(["fit", "-c", "config.yaml", "--ckpt_path", "good.ckpt", "--trainer.max_epochs", "2"])
     assert (trained / "config.yaml").read_text() != before

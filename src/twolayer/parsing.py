@@ -172,8 +172,6 @@ class Parser(LightningArgumentParser):
             return f"--{found[1]} cannot be given: it follows from {found[2]}"
         if found := re.search(r"\((\w+)\) --> ([\w.]+): ", message):
             return f"--{found[2]} cannot be given: it follows from {found[1]}"
-        if "--" in (self.args or ()):
-            return "-- is no option, and nothing comes after it"
         parsers = self._subcommands_action.choices if self._subcommands_action else {}
         commands = [*parsers, *BESIDE] if parsers else []
         if found := re.search(r"invalid choice: '([^']*)'", message):
@@ -233,7 +231,8 @@ class Parser(LightningArgumentParser):
         return [name for name in names if not name.endswith((".args", ".kwargs", ".params"))]
 
     def _unknown_argument(self, arguments: list[str]) -> str:
-        arguments = [one for one in arguments if one != "--"] or arguments
+        if "--" in arguments:
+            return "-- is no option, and nothing comes after it"
         argument = next((one for one in arguments if one.startswith("-")), arguments[0])
         name = argument.partition("=")[0] or argument
         if not name.startswith("-"):
