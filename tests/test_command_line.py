@@ -685,7 +685,7 @@ def changed(checkpoint, part, value):
         ("callbacks", 3, "callbacks dict 3"),
         ("loops", "x", "loops dict 'x'"),
         ("optimizer_states", "x", "optimizer_states list 'x'"),
-        ("state_dict/net.W1", "x", "state_dict tensors"),
+        ("state_dict/net.W1", "x", "W1 tensor str"),
         ("state_dict/net.b2", torch.ones(1, dtype=torch.complex64), "b2 floats"),
         ("state_dict/net.b2", torch.full((1,), torch.nan), "b2 finite"),
         ("state_dict/net.b2", None, "net.b2"),

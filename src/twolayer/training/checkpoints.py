@@ -100,9 +100,7 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
         version = str(checkpoint.get("pytorch-lightning_version"))
         if not re.match(r"\d+\.\d+", version):
             raise ValueError(f"pytorch-lightning_version must be that of Lightning, got {version!r:.80}")
-        if not all(isinstance(key, str) and isinstance(V, Tensor) for key, V in checkpoint["state_dict"].items()):
-            raise TypeError("state_dict must hold tensors by name")
-        weights = {key.removeprefix("net."): V for key, V in checkpoint["state_dict"].items()}
+        weights = {str(key).removeprefix("net."): V for key, V in checkpoint["state_dict"].items()}
         if {"in_features", "hidden_features", "out_features"} <= found.keys():
             for option in ("in_features", "hidden_features", "out_features"):
                 positive_int(option, found[option])
@@ -114,6 +112,8 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
             for key, V in TwoLayerNet(**options, device="meta").named_parameters():
                 if key not in weights:
                     continue
+                if not isinstance(weights[key], Tensor):
+                    raise TypeError(f"{key} must be a tensor, got {type(weights[key]).__name__}")
                 if tuple(weights[key].shape) != tuple(V.shape):
                     raise ValueError(f"{key} must have shape {tuple(V.shape)}, got {tuple(weights[key].shape)}")
                 if not weights[key].is_floating_point() or not weights[key].isfinite().all():

@@ -137,9 +137,9 @@ class StepsInBlocks(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self._tuner = tuner_of(self.trainer)
-        self._evaluated = None
 
     def on_train_start(self) -> None:
+        self._evaluated = None
         self._check_blocks()
         loader = self._loader()
         if loader is not None and loader.resumed_at is not None:
