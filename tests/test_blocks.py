@@ -4,6 +4,7 @@ import logging
 import math
 import subprocess
 import sys
+import warnings
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
@@ -156,7 +157,6 @@ def test_as_a_loop_by_hand(fit, task, steps_per_call):
         {"optimizer": SGD, "lr_scheduler": partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), "max_epochs": 4},
         {"optimizer": partial(torch.optim.LBFGS, max_iter=3)},
         {"optimizer": partial(torch.optim.Adam, lr=0.03, foreach=True)},
-        {"optimizer": SGD, "detect_anomaly": True},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -233,11 +233,16 @@ def test_global_step_is_right_at_each_step_of_a_block(fit):
 
     class Watched(LitTwoLayer):
         def configure_optimizers(self):
-            optimizer = super().configure_optimizers()
-            optimizer.register_step_pre_hook(lambda *_: seen.append(self.trainer.global_step))
-            return optimizer
+            model = self
 
-    trainer = fit(4, model=Watched, optimizer=SGD)
+            class Watches(torch.optim.SGD):
+                def step(self, closure=None):
+                    seen.append(model.trainer.global_step)
+                    return super().step(closure)
+
+            return Watches(self.net.parameters(), lr=0.3)
+
+    trainer = fit(4, model=Watched)
     assert blocks_of(trainer) == 4
     assert seen == list(range(62))
 
@@ -341,6 +346,20 @@ def test_a_run_that_max_steps_ended_goes_on_with_others_and_other_blocks(
     assert lr[0] == pytest.approx(lr[1])
 
 
+@pytest.mark.parametrize("steps_per_call", [None, 5])
+def test_a_plateau_looks_at_the_end_of_an_epoch_within_which_a_run_was_resumed(fit, tmp_path, steps_per_call):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, factor=0.5)
+    saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=10)
+    options = {"optimizer": SGD, "lr_scheduler": plateau, "max_epochs": 3}
+    rows = partial(module_of, val_fraction=0.2)  # 25 steps an epoch
+    whole = fit(steps_per_call, rows(), callbacks=saves, enable_checkpointing=True, **options)
+    for step in (10, 30, 70):
+        resumed = fit(steps_per_call, rows(), ckpt_path=tmp_path / f"step={step}.ckpt", **options)
+        states = [trainer.lr_scheduler_configs[0].scheduler.state_dict() for trainer in (whole, resumed)]
+        assert states[0] == states[1]
+        assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize("after", [None, 16, 4])
 @pytest.mark.parametrize("step", [4, 8, 10, 12, 20])
 def test_checkpoints_at_other_steps_and_other_blocks_after_a_resume(fit, tmp_path, step, after):
@@ -365,10 +384,8 @@ def test_a_checkpoint_in_blocks_says_of_itself_what_one_without_says(fit, tmp_pa
         callback = ModelCheckpoint(tmp_path / name, "{step}", save_top_k=-1, every_n_train_steps=6)
         fit(k, module_of(n_samples=130), callbacks=callback, **options)
         loops = [torch.load(path, weights_only=True)["loops"] for path in sorted((tmp_path / name).iterdir())]
-        return [
-            {name: loop["fit_loop"][name] for name in ("state_dict", "epoch_loop.batch_progress", "epoch_progress")}
-            for loop in loops
-        ]
+        progress = ("epoch_loop.batch_progress", "epoch_progress", "epoch_loop.automatic_optimization.optim_progress")
+        return [{name: loop["fit_loop"][name] for name in ("state_dict", *progress)} for loop in loops]
 
     assert state(16, "blocks") == state(None, "plain")
 
@@ -429,27 +446,24 @@ def test_a_step_on_a_gpu_waits_for_nothing(fit, precision):
     class Forbids(Callback):
         """Any wait, from the second step of an epoch to its last."""
 
-        steps = 0
-
-        def on_fit_start(self, trainer, pl_module):
-            trainer.optimizers[0].register_step_pre_hook(self.before_a_step)
-
-        def before_a_step(self, *_):
-            torch.cuda.set_sync_debug_mode("error")
-            self.steps += 1
-
         def on_train_epoch_end(self, trainer, pl_module):
             torch.cuda.set_sync_debug_mode("default")
 
-    forbids = Forbids()
+    class Counts(torch.optim.Adam):
+        steps = 0
+
+        def step(self, closure=None):
+            torch.cuda.set_sync_debug_mode("error")
+            self.steps += 1
+            return super().step(closure)
+
+    on_the_gpu = {"accelerator": "gpu", "devices": 1, "precision": precision, "callbacks": Forbids()}
     try:
-        trainer = fit(
-            4, module_of(on_device=True), accelerator="gpu", devices=1, precision=precision, callbacks=forbids
-        )
+        trainer = fit(4, module_of(on_device=True), optimizer=Counts, **on_the_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert blocks_of(trainer) == 4
-    assert forbids.steps == trainer.global_step
+    assert trainer.optimizers[0].steps == trainer.global_step
     assert trainer.train_dataloader.dataset.tensors[0].is_cuda
 
 
@@ -514,6 +528,76 @@ class AsksForItsSteps(LitTwoLayer):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class OptimizerHook(LitTwoLayer):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_post_hook(self.after)
+        return optimizer
+
+    def after(self, *_):
+        self.trainer.should_stop = self.trainer.global_step >= 20
+
+
+class OptimizerStep(LitTwoLayer):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        step = optimizer.step
+        optimizer.step = lambda closure=None: step(closure)
+        return optimizer
+
+
+class ParameterHook(LitTwoLayer):
+    def configure_optimizers(self):
+        self.net.W1.register_hook(lambda dW1: dW1.clamp(-0.01, 0.01))
+        return super().configure_optimizers()
+
+
+class HookAfterwards(LitTwoLayer):
+    def configure_optimizers(self):
+        self.net.b2.register_post_accumulate_grad_hook(lambda b2: b2.grad.clamp_(-0.01, 0.01) and None)
+        return super().configure_optimizers()
+
+
+class LearnsItsInputs(LitTwoLayer):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.mixes = torch.nn.Linear(2, 2)
+
+    def prepared(self, X, Y):
+        X, T, Y = super().prepared(X, Y)
+        return self.mixes(X.to(self.mixes.weight.dtype)), T, Y
+
+    def configure_optimizers(self):
+        return SGD(self.parameters())
+
+
+class LogsCosts(LitTwoLayer):
+    def after_steps(self, cost, examples):
+        super().after_steps(cost, examples)
+        self.log("cost", cost, on_step=True, batch_size=examples)
+
+
+class NotAutomatic(LitTwoLayer):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.automatic_optimization = False
+
+
+class ComputesAndClips(LitTwoLayer):
+    """Its gradients of a block are its own, and its hooks know of no block."""
+
+    def batch_gradients(self):
+        return super().batch_gradients()
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+        self.clip_gradients(optimizer, gradient_clip_val=0.02, gradient_clip_algorithm="norm")
+
+
+class WatchesRates(LearningRateMonitor):
+    def on_train_batch_end(self, *args):
+        pass
+
+
 class Doubles(data.Moons):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         X, Y = batch
@@ -550,6 +634,16 @@ ONE_AT_A_TIME = {
         "enable_checkpointing": True,
     },
     "Doubles has a on_after_batch_transfer of its own": {"data": Doubles},
+    "WatchesRates has on_train_batch_end": {"callbacks": WatchesRates("epoch"), "logger": True},
+    "the optimizer has a hook": {"model": OptimizerHook},
+    "the optimizer has a step of its own": {"model": OptimizerStep},
+    "net.W1 has a hook": {"model": ParameterHook},
+    "net.b2 has a hook": {"model": HookAfterwards},
+    "LearnsItsInputs has a prepared of its own": {"model": LearnsItsInputs},
+    "LogsCosts has a after_steps of its own": {"model": LogsCosts},
+    "automatic_optimization is off": {"model": NotAutomatic},
+    "ComputesAndClips has a configure_gradient_clipping of its own": {"model": ComputesAndClips},
+    "detect_anomaly looks at every backward pass": {"detect_anomaly": True},
 }
 
 
@@ -581,6 +675,116 @@ def test_what_counts_batches_gets_one_at_a_time_and_the_run_says_so(fit, caplog,
     other = fit(None, module_of(), **deepcopy(options))
     assert_same(trainer, other)
     assert_close(dict(trainer.callback_metrics), dict(other.callback_metrics), equal_nan=True)
+
+
+def accumulates(trainer, model):
+    trainer.accumulate_grad_batches = 4
+
+
+def looks_at_batches(trainer, model):
+    trainer.callbacks.append(CountsBatches())
+
+
+def clamps_gradients(trainer, model):
+    model.net.W1.register_hook(lambda dW1: dW1.clamp(-0.01, 0.01))
+
+
+def ends_within_an_epoch(trainer, model):
+    trainer.fit_loop.epoch_loop.max_steps = 70
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "blocks"),
+    [
+        (accumulates, "accumulate_grad_batches is 4", None),
+        (looks_at_batches, "CountsBatches has on_train_batch_end", None),
+        (clamps_gradients, "net.W1 has a hook", None),
+        (ends_within_an_epoch, "for blocks to end where max_steps", 8),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.parametrize("when", ["on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_changes_when_an_epoch_begins_changes_the_blocks(
+    fit, tmp_path, caplog, change, said, blocks, when, resumed
+):
+    class Changes(Callback):
+        def on_train_start(self, trainer, pl_module):
+            if when == "on_train_start":
+                change(trainer, pl_module)
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if when == "on_train_epoch_start" and trainer.current_epoch == 1:
+                change(trainer, pl_module)
+
+    options = {"optimizer": SGD, "max_epochs": 4}
+    if resumed:  # within the first epoch
+        path = tmp_path / "step=16.ckpt"
+        saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=16)
+        fit(16, **options, callbacks=saves, enable_checkpointing=True)
+        options["ckpt_path"] = path
+    with caplog.at_level(logging.INFO):
+        trainer = fit(16, **options, callbacks=Changes())
+    assert said in caplog.text
+    assert blocks_of(trainer) == blocks
+    assert_same(trainer, fit(None, **options, callbacks=Changes()))
+
+
+def test_a_parameter_frozen_on_the_way_stays_where_it_is(fit):
+    class Freezes(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            pl_module.net.b1.requires_grad_(trainer.current_epoch != 1)
+
+    runs = [fit(k, optimizer=SGD, callbacks=Freezes(), max_epochs=3) for k in (4, None)]
+    assert blocks_of(runs[0]) == 4
+    assert_same(*runs)
+
+
+def test_a_scheduler_within_a_block_sees_the_step_that_was_taken(fit):
+    class BySteps(LitTwoLayer):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            shrinks = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1 / (1 + self.trainer.global_step))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": shrinks, "interval": "step"}}
+
+    runs = [fit(k, model=BySteps, optimizer=SGD) for k in (4, None)]
+    assert blocks_of(runs[0]) == 4
+    assert_same(*runs)
+
+
+def test_the_gradients_of_the_last_step_are_there_at_the_end_of_an_epoch(fit):
+    class Looks(Callback):
+        def __init__(self):
+            self.norms = []
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.norms.append(pl_module.net.W1.grad.norm().item())
+
+    blocks, plain = Looks(), Looks()
+    options = {"optimizer": SGD, "limit_val_batches": 0}  # before a validation, Lightning removes them
+    assert blocks_of(fit(4, **options, callbacks=blocks)) == 4
+    fit(None, **options, callbacks=plain)
+    assert blocks.norms == pytest.approx(plain.norms)
+
+
+def test_an_optimizer_that_asks_several_times_for_a_cost_tells_one_a_step(fit):
+    """That before the step, in blocks and without."""
+    lbfgs = partial(torch.optim.LBFGS, lr=2.0, max_iter=4)
+    runs = [fit(k, optimizer=lbfgs, max_epochs=1) for k in (4, None)]
+    (found, expected) = (trainer.callback_metrics["train_loss"] for trainer in runs)
+    assert_close(found, expected)
+    one = fit(None, module_of(batch_size=None), optimizer=lbfgs, max_epochs=1)
+    assert_close(one.callback_metrics["train_loss"], one.lightning_module.first_cost)
+
+
+def test_few_blocks_are_not_few_batches(fit, tmp_path, recwarn):
+    options = {"logger": CSVLogger(tmp_path), "max_epochs": 1}
+    warnings.resetwarnings()
+    fit(16, log_every_n_steps=32, **options)
+    said = [found for found in recwarn if "smaller than the logging interval" in str(found.message)]
+    assert said
+    assert blocks_of(fit(16, log_every_n_steps=31, **options)) == 16
+    assert said == [found for found in recwarn if "smaller than the logging interval" in str(found.message)]
 
 
 @pytest.mark.parametrize("interval", [0.25, 0.5, timedelta(seconds=0), {"seconds": 3600}])
@@ -694,3 +898,19 @@ def test_a_module_of_one_s_own_takes_its_steps_in_blocks(tmp_path):
     accumulated = trained(InBlocks(4), accumulate_grad_batches=2)
     assert blocks_of(accumulated) is None
     assert accumulated.global_step == 32
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+def test_the_hooks_of_a_module_of_one_s_own_see_every_step(tmp_path):
+    class Looks(InBlocks):
+        seen = 0
+
+        def on_before_optimizer_step(self, optimizer):
+            self.seen += 1
+
+    module = Looks(4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", max_epochs=2, logger=False, precision="64-true", **quiet)
+    trainer.fit(module, module_of())
+    assert blocks_of(trainer) is None
+    assert module.seen == 62

@@ -1,11 +1,14 @@
 """Bad input on the command line: each kind is answered by one line that names the key, and by an exit status."""
 
 import shlex
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("jsonargparse")
 pytest.importorskip("lightning")
@@ -153,6 +156,15 @@ class StrangeAtTheEnd(Callback):
     "sub.yaml": "fit:\n  model: {hidden_features: 3}\n",
     "alias.yaml": "model: &m\n  hidden_features: 3\n  loop: *m\n",
     "r.json": '{"model": {"hidden_features": 3, "hidden_features": 4}}',
+    "many_values.yaml": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{after}: &{after} [{','.join([f'*{one}'] * 9)}]\n" for one, after in pairwise("abcdefghi")),
+    "deep.yaml": "[" * 3000 + "]" * 3000 + "\n",
+    "empty_key.yaml": "model: {'': 3}\n",
+    "class_null.yaml": "model: {optimizer: {class_path: null}}\n",
+    "class_list.yaml": "data: {class_path: [Moons]}\n",
+    "args_value.yaml": "data: {class_path: Moons, init_args: 3}\n",
+    "beside_class.yaml": "data: {class_path: Moons, n_samples: 3}\n",
+    "linked.yaml": "model: {in_features: 7}\n",
     "str_lr.yaml": "model: {optimizer: {class_path: Adam, init_args: {lr: 1e}}}\n",
     "mine2.py": """
 import warnings
@@ -501,6 +513,45 @@ ROWS = [
     ("print config of bad value", "fit -c moons.yaml --model.hidden_features a --print_config", 2, "hidden_features"),
     ("uppercase command", "FIT -c moons.yaml", 2, "FIT fit"),
     ("option as command", "--fit", 2, "--fit"),
+    # Found by hunting once more
+    ("many values", "fit -c moons.yaml -c many_values.yaml", 2, "many_values.yaml 100000 values"),
+    ("deep", "fit -c moons.yaml -c deep.yaml", 2, "deep.yaml deeply"),
+    ("empty key", "fit -c moons.yaml -c empty_key.yaml", 2, "empty_key.yaml line 1 empty"),
+    ("class_path null", "fit -c moons.yaml -c class_null.yaml", 2, "class_null.yaml class_path name"),
+    ("class_path a list", "fit -c moons.yaml -c class_list.yaml", 2, "class_list.yaml class_path name"),
+    ("init_args a value", "fit -c moons.yaml -c args_value.yaml", 2, "args_value.yaml init_args options"),
+    ("beside class_path", "fit -c moons.yaml -c beside_class.yaml", 2, "beside_class.yaml n_samples init_args"),
+    ("linked in a file", "fit -c moons.yaml -c linked.yaml", 2, "--model.in_features data"),
+    ("linked, a name", "fit -c moons.yaml --model.task binary", 2, "--model.task data"),
+    ("after --", "fit -c moons.yaml -- --trainer.max_epochs 3", 2, "-- no option nothing after"),
+    ("before the command", "--trainer.max_epochs 3 fit -c moons.yaml", 2, "--trainer.max_epochs before command"),
+    ("section a value", "fit -c moons.yaml --trainer 3", 2, "--trainer options file '3'"),
+    (
+        "hidden_features huge",
+        "fit -c moons.yaml --model.hidden_features 99999999999999999999",
+        2,
+        "hidden_features less",
+    ),
+    ("looks of the monitor", "fit -c moons.yaml --unit_monitor.every_n_steps 0", 2, "--unit_monitor.every_n_steps 0"),
+    ("rows of the monitor", "fit -c moons.yaml --unit_monitor.rows -1", 2, "--unit_monitor.rows -1"),
+    (
+        "patience of a plateau",
+        "fit -c moons.yaml --model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.patience -1",
+        2,
+        "--model.lr_scheduler.patience -1",
+    ),
+    (
+        "flush",
+        "fit -c moons.yaml --trainer.logger CSVLogger --trainer.logger.save_dir a "
+        "--trainer.logger.flush_logs_every_n_steps 0",
+        2,
+        "flush_logs_every_n_steps 0",
+    ),
+    ("root an address", "fit -c moons.yaml --trainer.default_root_dir memory://a/b", 2, "default_root_dir memory:"),
+    ("dirpath an address", "fit -c moons.yaml --checkpoint.dirpath s3://a/b", 2, "--checkpoint.dirpath s3://a/b"),
+    ("ddp_fork", "fit -c moons.yaml --trainer.strategy ddp_fork", 2, "--trainer.strategy ddp_fork"),
+    ("weight of a class", "fit -c moons.yaml --model.class_weight '{0: -1}'", 2, "--model.class_weight positive -1"),
+    ("wrong task", "fit -c moons.yaml --data mine.WrongTask", 1, "WrongTask task 'classification'"),
 ]
 
 IN_THE_RUN = [
@@ -568,6 +619,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def trained(folder):
+    """That folder, and in it a checkpoint and its configuration."""
+    cli.main(["fit", "-c", "moons.yaml"])
+    shutil.move(folder / "checkpoints/best.ckpt", folder / "good.ckpt")
+    shutil.rmtree(folder / "checkpoints")
+    return folder
+
+
 def answer(arguments, monkeypatch, capsys):
     """What a process would end with: its status, and the lines on stdout and stderr."""
     monkeypatch.setattr(sys, "argv", ["twolayer", *shlex.split(arguments)])
@@ -585,6 +645,82 @@ def test_one_line(kind, arguments, status, words, folder, monkeypatch, capsys):
     assert len(err[0]) < 450
     assert [word for word in words.split() if word not in err[0]] == []
     assert not list(folder.rglob("*.ckpt"))[1:]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("fit -c moons.yaml --model.lr_scheduler Adam", "Adam"),
+        ("fit -c moons.yaml --model.lr_schedule StepLR", "--model.lr_scheduler.help"),
+        ("fit -c moons.yaml -c printed.yaml", "--print_config"),
+    ],
+)
+def test_what_was_given_is_not_what_was_meant(line, name, folder, monkeypatch, capsys):
+    (folder / "printed.yaml").write_text("print_config: true\n")
+    found, _, err = answer(line, monkeypatch, capsys)
+    assert (found, len(err)) == (2, 1)
+    assert f"did you mean {name}?" not in err[0]
+
+
+def changed(checkpoint, part, value):
+    *path, last = part.split("/")
+    for name in path:
+        checkpoint = checkpoint[int(name) if isinstance(checkpoint, list) else name]
+    if value is None:
+        del checkpoint[last]
+    else:
+        checkpoint[last] = value
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("pytorch-lightning_version", None, "pytorch-lightning_version"),
+        ("pytorch-lightning_version", "abc", "pytorch-lightning_version 'abc'"),
+        ("pytorch-lightning_version", 3, "pytorch-lightning_version 3"),
+        ("global_step", "x", "global_step int 'x'"),
+        ("global_step", -5, "global_step -5"),
+        ("epoch", float("nan"), "epoch nan"),
+        ("callbacks", 3, "callbacks dict 3"),
+        ("loops", "x", "loops dict 'x'"),
+        ("optimizer_states", "x", "optimizer_states list 'x'"),
+        ("state_dict/net.W1", "x", "W1 tensor str"),
+        ("state_dict/net.b2", torch.ones(1, dtype=torch.complex64), "b2 floats"),
+        ("state_dict/net.b2", torch.full((1,), torch.nan), "b2 finite"),
+        ("state_dict/net.b2", None, "net.b2"),
+        ("state_dict/net.W3", torch.ones(2), "net.W3"),
+        ("hyper_parameters/class_weight", "balance", "class_weight 'balanced' 'balance'"),
+        ("callbacks/UnitMonitor", 3, "TypeError"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_named(command, part, value, words, trained, monkeypatch, capsys):
+    checkpoint = torch.load(trained / "good.ckpt", weights_only=True)
+    changed(checkpoint, part, value)
+    torch.save(checkpoint, trained / "other.ckpt")
+    before = sorted(trained.rglob("*"))
+    found, out, err = answer(f"{command} -c moons.yaml --ckpt_path other.ckpt", monkeypatch, capsys)
+    assert (found, out, len(err)) == (1, [], 1), err
+    assert [word for word in ["other.ckpt", *words.split()] if word not in err[0]] == []
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_a_checkpoint_of_other_data_is_named(trained, monkeypatch, capsys):
+    for command in ("fit", "test", "predict"):
+        found, out, err = answer(f"{command} -c digits.yaml --ckpt_path good.ckpt", monkeypatch, capsys)
+        assert (found, out) == (1, [])
+        assert err == ["twolayer: error: Digits: in_features must be 2, as for the network in good.ckpt, got 64"]
+
+
+def test_a_run_that_is_not_gone_on_with_keeps_its_configuration(trained, monkeypatch, capsys):
+    before = (trained / "config.yaml").read_text()
+    line = "fit -c moons.yaml --ckpt_path good.ckpt --model.optimizer SGD --trainer.max_epochs 7"
+    found, _, err = answer(line, monkeypatch, capsys)
+    assert (found, len(err)) == (1, 1)
+    assert "optimizer and lr_scheduler must be ['Adam', 'NoneType']" in err[0]
+    assert (trained / "config.yaml").read_text() == before
+    cli.main(["fit", "-c", "config.yaml", "--ckpt_path", "good.ckpt", "--trainer.max_epochs", "2"])
+    assert (trained / "config.yaml").read_text() != before
 
 
 @pytest.mark.parametrize(("kind", "arguments", "status", "words"), IN_THE_RUN, ids=[row[0] for row in IN_THE_RUN])

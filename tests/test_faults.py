@@ -383,8 +383,13 @@ class Signalled(torch.optim.Adam):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--model.steps_per_call=3"], ["--model.steps_per_call=null", "--trainer.val_check_interval=3"]],
-    ids=["whole epochs", "blocks of three", "single steps and validations between"],
+    [
+        [],
+        ["--model.steps_per_call=3"],
+        ["--model.steps_per_call=null", "--trainer.val_check_interval=3"],
+        ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.patience=0"],
+    ],
+    ids=["whole epochs", "blocks of three", "single steps and validations between", "a plateau"],
 )
 def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(trials, reached, options, caplog):
     optimizer = [f"--model.optimizer={__name__}.Signalled", "--model.optimizer.lr=0.01"]

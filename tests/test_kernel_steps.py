@@ -364,26 +364,6 @@ def test_checkpoints_lie_where_they_are_asked_for(fit, tmp_path, counted):
 # What the kernel leaves to others, and what goes wrong.
 
 
-class Prepares(LitTwoLayer):
-    def prepared(self, X, Y):
-        return super().prepared(2 * X, Y)
-
-
-class Hooked(LitTwoLayer):
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        optimizer.register_step_post_hook(lambda *_: None)
-        return optimizer
-
-
-class Patched(LitTwoLayer):
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        step = optimizer.step
-        optimizer.step = lambda closure=None: step(closure)
-        return optimizer
-
-
 class Frozen(LitTwoLayer):
     def configure_optimizers(self):
         self.net.b1.requires_grad_(False)
@@ -429,9 +409,6 @@ STEP_BY_STEP = {
     "otherwise than Adam(fused=True)": {"of_model": {"optimizer": partial(Adam, foreach=True)}},
     "otherwise than SGD(fused=True)": {"of_model": {"optimizer": partial(SGD, lr=0.1, fused=False)}},
     "otherwise than AdamW(fused=True)": {"of_model": {"optimizer": partial(AdamW, maximize=True)}},
-    "the optimizer has a hook": {"model": Hooked},
-    "the optimizer has a step of its own": {"model": Patched},
-    "Prepares has a prepared of its own": {"model": Prepares},
     "all four parameters, and no others": {"model": Frozen},
     "not all four parameters": {"model": OneGroup},
     "Standardize has a forward hook": {"model": Looks},
@@ -550,8 +527,9 @@ def test_a_target_out_of_range_raises_as_ever_after_the_steps_before_it(fit, one
     ends = []
 
     class Ends(LitTwoLayer):
-        def on_train_start(self):
+        def configure_optimizers(self):
             ends.append(self.net)
+            return super().configure_optimizers()
 
     of_model = {"optimizer": OPTIMIZERS["SGD"]}
     for train in (fit, one_by_one):

@@ -185,22 +185,24 @@ def test_rows_that_are_not_finite_stop_the_run_and_are_named(train):
 
 @pytest.mark.parametrize("steps_per_call", [None, 4])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved(train, tmp_path, steps_per_call):
-    class Explodes(LitTwoLayer):
+    class Explodes(torch.optim.Adam):
         """A weight is no number after a certain step."""
 
-        def configure_optimizers(self):
-            optimizer = super().configure_optimizers()
-            optimizer.register_step_post_hook(self.after)
-            return optimizer
+        taken = 0
 
-        def after(self, optimizer, *_):
-            self.taken = getattr(self, "taken", 0) + 1
+        def __init__(self, parameters, when):
+            super().__init__(parameters)
+            self.when = when
+
+        def step(self, closure=None):
+            J = super().step(closure)
+            self.taken += 1
             if self.taken == self.when:
-                self.net.W1.data[0, 0] = math.nan
+                self.param_groups[0]["params"][0].data[0, 0] = math.nan
+            return J
 
     def fitted(when):
-        model = Explodes(2, 3, 1, steps_per_call=steps_per_call)
-        model.when = when
+        model = LitTwoLayer(2, 3, 1, optimizer=partial(Explodes, when=when), steps_per_call=steps_per_call)
         loader = TensorLoader(points(), batch_size=8, steps_per_call=steps_per_call)  # 8 steps an epoch
         held_out = TensorLoader(points(), batch_size=8)
         callback = ModelCheckpoint(tmp_path / f"{when}", "{step}", save_top_k=-1)

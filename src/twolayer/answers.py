@@ -124,7 +124,7 @@ class Begun(Callback):
         self.ckpt_path = ckpt_path
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.strategy.restore_checkpoint_after_setup:
+        if self.ckpt_path is None:  # otherwise, its states are restored after this
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -134,6 +134,14 @@ class Begun(Callback):
         HELD.release()
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Names the checkpoint where its states are those of something else."""
+        if isinstance(exception, Exception) and self.ckpt_path is not None and self.ckpt_path not in str(exception):
+            files = {Path(frame.filename).name for frame in traceback.extract_tb(exception.__traceback__)}
+            if "checkpoint_connector.py" in files:  # where Lightning restores them
+                line = f"the checkpoint {self.ckpt_path} does not fit this run: {told(exception)}"
+                raise Answer(line, status=1) from exception
 
 
 class Command(Protocol[Result]):

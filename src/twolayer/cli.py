@@ -22,13 +22,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import twolayer.data  # noqa: F401  its DataModules can then be named without their path
 from twolayer import table_commands
-from twolayer.answers import Answer, Begun, answering, told
+from twolayer.answers import Answer, Begun, Misuse, answering, told
+from twolayer.arguments import one_of
 from twolayer.data import Table
 from twolayer.data.writing import write_predictions
 from twolayer.extras import missing
 from twolayer.limits import check_environment, check_limits, check_optimizer
 from twolayer.parsing import BESIDE, Parser
 from twolayer.sealing import read_checkpoint
+from twolayer.tasks import TASKS
 from twolayer.training.checkpoints import network_options
 from twolayer.training.ending import restore_best, why_it_ended
 from twolayer.training.environment import RecordEnvironment
@@ -49,11 +51,17 @@ DESCRIPTION = "Train a two-layer network, and use it. Also: " + " ".join(
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Saves the configuration of a fit beside its logs. Other commands read a run, and must not overwrite its own."""
+    """Saves the configuration of a fit beside its logs. Other commands read a run, and must not overwrite its own.
+
+    Nor must a fit that cannot go on from its checkpoint: there, it is saved when the training begins.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and trainer.ckpt_path is None:
             super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")  # once
 
 
 class ResumedOptions(Callback):
@@ -65,6 +73,7 @@ class ResumedOptions(Callback):
 
     def __init__(self, given: set[str]) -> None:
         self.given = {option.replace(".init_args.", ".") for option in given}
+        self.callbacks: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.patience = [callback.patience for callback in trainer.early_stopping_callbacks]
@@ -141,12 +150,22 @@ class TwoLayerCLI(LightningCLI):
 
     def _of_the_data(self, name: str, data: L.LightningDataModule) -> Any:
         """Of a trained network, what the checkpoint says: other rows may show fewer classes."""
-        if self.subcommand != "fit" and name in self.saved:
+        trained = self.subcommand != "fit" and name in self.saved
+        if trained and name != "in_features":
             return self.saved[name]
         try:
-            return getattr(data, name)
+            found = getattr(data, name)
+            if name == "task":
+                one_of("task", found, TASKS)
         except Exception as error:
+            if trained:
+                return self.saved[name]
             raise Answer(f"{type(data).__name__}: {told(error)}", status=1) from error
+        if name == "in_features" and self.saved.get(name, found) != found:
+            checkpoint = self.config[self.subcommand].ckpt_path
+            line = f"must be {self.saved[name]}, as for the network in {checkpoint}, got {found}"
+            raise Answer(f"{type(data).__name__}: in_features {line}", status=1)
+        return found
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
@@ -154,6 +173,9 @@ class TwoLayerCLI(LightningCLI):
             args = [PLATEAU.sub(r"\1torch.optim.lr_scheduler.\2", arg) for arg in args]
         self.given = {arg.partition("=")[0].removeprefix("--") for arg in args if arg.startswith("--")}
         self.config = parser.parse_args(args)
+        for name in OF_THE_DATA:
+            if name in self.config[self.config.subcommand].model:  # of a file; there, nobody else looks
+                raise Misuse(f"--model.{name} cannot be given: it follows from data")
         check_environment()
         check_limits(self.config[self.config.subcommand].as_dict())
 
@@ -207,7 +229,7 @@ class TwoLayerCLI(LightningCLI):
         others = given if isinstance(given, list) else [given]
         barebones = config.get("barebones") is True
         off = barebones or any(isinstance(one, UnitMonitor) for one in others)
-        callbacks = [one for one in callbacks if not (isinstance(one, UnitMonitor) and (off or not one.every_n_steps))]
+        callbacks = [one for one in callbacks if not (off and isinstance(one, UnitMonitor))]
         if barebones:
             rank_zero_info("barebones: no logger, no checkpoints, no early stopping, no progress bar")
             config = {**config, "logger": None, "log_every_n_steps": None}

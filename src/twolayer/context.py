@@ -177,6 +177,11 @@ def hooks_of_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
     return None if step is None or getattr(step, "__wrapped__", None) is type(optimizer).step else "a step of its own"
 
 
+def has_hook(V: Tensor) -> bool:
+    """Whether a backward pass that reaches a parameter calls something: ``register_hook`` and its like."""
+    return bool(V._backward_hooks) or bool(getattr(V, "_post_accumulate_grad_hooks", None))
+
+
 # Traces and export
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from twolayer.answers import Answer, told
+from twolayer.sealing import local_path
 from twolayer.training.module import LitTwoLayer
 
 Limit = tuple[Callable[[Any], bool], str]
@@ -27,15 +28,33 @@ def _share(name: str, least: bool = False) -> tuple[str, Limit]:
     return name, (fits, f"a count of batches, or a share in {'(' if least else '['}0, 1]")
 
 
+def _is_a_folder(path: Any) -> bool:
+    try:
+        local_path(path)
+    except ValueError:
+        return False
+    return True
+
+
+_FOLDER: Limit = (_is_a_folder, "a folder of this machine")
+_COMMANDS: Limit = (
+    lambda value: not str(value).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook", "spawn", "fork")),
+    "one whose processes run the command, such as ddp",
+)
 _MODE: Limit = (lambda value: value in ("min", "max"), "min or max")
 CHECKPOINT: dict[str, Limit] = {
     "save_top_k": _least(0, "all"),
     "every_n_epochs": _least(0),
     "every_n_train_steps": _least(0),
     "mode": _MODE,
+    "dirpath": _FOLDER,
 }
 LIMITS: dict[str, Limit] = {
     "seed_everything": (lambda seed: isinstance(seed, bool) or 0 <= seed < 2**32, "an integer from 0 to 4294967295"),
+    "trainer.default_root_dir": _FOLDER,
+    "trainer.strategy": _COMMANDS,
+    "trainer.strategy.start_method": _COMMANDS,
+    "trainer.logger.flush_logs_every_n_steps": _least(1),
     "trainer.max_epochs": _least(1, "no end"),
     "trainer.min_epochs": _least(0),
     "trainer.max_steps": _least(1, "no end"),
@@ -56,10 +75,15 @@ LIMITS: dict[str, Limit] = {
     "early_stopping.patience": _least(0),
     "early_stopping.min_delta": _least(0),
     "early_stopping.mode": _MODE,
+    "unit_monitor.every_n_steps": _least(1),
+    "unit_monitor.rows": _least(1),
+    "model.hidden_features": (lambda units: units < 2**31, "less than 2147483648"),
     "model.optimizer.lr": _least(0),
     "model.lr_scheduler.step_size": _least(1),
     "model.lr_scheduler.T_max": _least(1),
     "model.lr_scheduler.max_lr": _least(0),
+    "model.lr_scheduler.patience": _least(0),
+    "model.lr_scheduler.cooldown": _least(0),
 }
 FINITE = ("trainer.", "model.", "checkpoint.", "last_checkpoint.", "early_stopping.")
 MAY_BE_INFINITE = ("early_stopping.stopping_threshold", "early_stopping.divergence_threshold")
@@ -105,7 +129,7 @@ def check_limits(options: dict[str, Any]) -> None:
                 infinite = isinstance(number, float) and not math.isfinite(number)
                 if infinite and (math.isnan(number) or name not in MAY_BE_INFINITE):
                     raise Answer(f"--{name} must be finite, got {value}")
-        if name in LIMITS and value is not None and (name == "seed_everything" or not _is_time(value)):
+        if name in LIMITS and value is not None and not (name == "trainer.val_check_interval" and _is_time(value)):
             fits, expected = LIMITS[name]
             if not fits(value):
                 raise Answer(f"--{name} must be {expected}, got {value}")

@@ -265,6 +265,13 @@ class TensorLoader(DataLoader):
         if isinstance(self.sampler, SeededSampler | DistributedSampler):
             self.sampler.set_epoch(epoch)
 
+    def take_over(self, former: "TensorLoader") -> None:
+        """Begins with the epoch, or the rest of one, with which another loader of the same rows was to begin."""
+        self._start = self.served = former._start
+        self._ahead, self.resumed_at, self._resumed_epoch = former._ahead, former.resumed_at, former._resumed_epoch
+        if isinstance(self.sampler, SeededSampler | DistributedSampler):
+            self.sampler.set_epoch(former.sampler.epoch)  # type: ignore[attr-defined]
+
     def _layout(self) -> dict[str, Any]:
         return {
             "rows": len(self.dataset),

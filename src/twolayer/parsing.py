@@ -21,6 +21,9 @@ from twolayer.answers import Misuse, causes
 MODE = "yaml_once"
 NESTED = ("data.", "model.optimizer.")
 OPTION = re.compile(r"--?[A-Za-z][^=]*")
+OF_A_CLASS = {"class_path": ":str", "init_args": ":map", "dict_kwargs": ":map"}
+"""What stands in the place of an instance, and the tags of YAML that it has."""
+MOST = 100_000
 BESIDE = {
     "export": "Write an ONNX file of a trained network.",
     "plot": "Write a page with pictures of a run.",
@@ -34,28 +37,46 @@ def _load_once(text: str) -> Any:
     Raises:
         yaml.MarkedYAMLError: a key is there twice, or it is no YAML; the mark says in which line.
     """
-    _look(yaml.compose(text, Loader=yaml.SafeLoader), (), set())
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    if node is not None:
+        _look(node, (), {})
     return get_loader("yaml")(text)
 
 
-def _look(node: yaml.Node | None, above: tuple[int, ...], done: set[int]) -> None:
-    if node is None or id(node) in done:
-        return
+def _look(node: yaml.Node, above: tuple[int, ...], sizes: dict[int, int]) -> int:
+    """How many values there are in a node, where it is not refused."""
     if id(node) in above:
-        raise yaml.MarkedYAMLError(problem="it holds itself", problem_mark=node.start_mark)
-    inner = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
+        raise _refusal(node, "it holds itself")
+    if id(node) not in sizes:
+        inner = (*above, id(node))
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        keys = {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
         seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-            _look(value, inner, done)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _look(value, inner, done)
-    done.add(id(node))
+        for key, _ in pairs:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise _refusal(key, f"{key.value!r} is there twice")
+            if not key.value:
+                raise _refusal(key, "a key is empty")
+            if "class_path" in keys and key.value not in OF_A_CLASS:
+                raise _refusal(key, f"beside class_path, {key.value!r} must stand in init_args")
+            if key.value in OF_A_CLASS and not keys[key.value].tag.endswith(OF_A_CLASS[key.value]):
+                kind = "a name" if key.value == "class_path" else "options by name"
+                raise _refusal(key, f"{key.value} must be {kind}")
+            seen.add(key.value)
+        values = [value for _, value in pairs] or (node.value if isinstance(node, yaml.SequenceNode) else [])
+        sizes[id(node)] = 1 + sum(_look(value, inner, sizes) for value in values)
+        if sizes[id(node)] > MOST:  # by names for the same, which make few lines a billion values
+            raise _refusal(node, f"it holds more than {MOST} values")
+    return sizes[id(node)]
+
+
+def _refusal(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 set_loader(MODE, _load_once, exceptions=(yaml.YAMLError,))
@@ -149,9 +170,15 @@ class Parser(LightningArgumentParser):
             return ", ".join(f"--{key + '.' if key else ''}{name}" for name in names) + " must be given"
         if found := re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', last):
             return f"--{found[1]} cannot be given: it follows from {found[2]}"
-        commands = [*self._subcommands_action.choices, *BESIDE] if self._subcommands_action else []
+        if found := re.search(r"\((\w+)\) --> ([\w.]+): ", message):
+            return f"--{found[2]} cannot be given: it follows from {found[1]}"
+        parsers = self._subcommands_action.choices if self._subcommands_action else {}
+        commands = [*parsers, *BESIDE] if parsers else []
         if found := re.search(r"invalid choice: '([^']*)'", message):
             if self.args and self.args[0].startswith("-"):
+                name = self.args[0].partition("=")[0]
+                if name[2:] in parsers["fit"].option_names():
+                    return f"options come after the command, such as fit, but {name} is before it"
                 return self._unknown_argument(self.args)
             return f"there is no command {found[1]!r}{_nearest(found[1], commands, hyphens='')}: {', '.join(commands)}"
         if commands and 'expected "subcommand"' in message:
@@ -170,6 +197,8 @@ class Parser(LightningArgumentParser):
         union = next((text for text in texts[-2:] if "any of the Union subtypes" in text), texts[-1])
         types = [_type(name) for name in re.findall(r"Expected an? (<class '[^']*'>|typing\.Literal\[.*?\])", union)]
         last = texts[-1]
+        if found := re.search(r'Unable to load config "(.*)"', last):
+            return f"--{key} must be options by name, or a file with them, got {found[1]!r}"
         nested = re.search(r"NestedArg\(key='([^']+)'", value or "")
         if nested and nested[1] not in key.split("."):
             return f"--{key}.{nested[1]} is no option: {key} must be {' or '.join(types) or 'another value'}"
@@ -191,7 +220,7 @@ class Parser(LightningArgumentParser):
         return name.split(".")[0] if self._subcommands_action and "." in name else ""
 
     def _all_names(self) -> list[str]:
-        names = self.option_names()
+        names = [name for name in self.option_names() if not name.endswith(".help")]
         classes = {NESTED[0]: [getattr(twolayer.data, name) for name in twolayer.data.__all__]}
         classes[NESTED[1]] = [torch.optim.Adam]
         for prefix, members in classes.items():
@@ -202,7 +231,8 @@ class Parser(LightningArgumentParser):
         return [name for name in names if not name.endswith((".args", ".kwargs", ".params"))]
 
     def _unknown_argument(self, arguments: list[str]) -> str:
-        arguments = [one for one in arguments if one != "--"] or arguments
+        if "--" in arguments:
+            return "-- is no option, and nothing comes after it"
         argument = next((one for one in arguments if one.startswith("-")), arguments[0])
         name = argument.partition("=")[0] or argument
         if not name.startswith("-"):
@@ -215,7 +245,7 @@ def _nearest(name: str, names: Iterable[str], prefix: str = "", hyphens: str = "
     names = list(dict.fromkeys(names))
     plain = name.replace("-", "_")
     leaf = plain.split(".")[-1]
-    if not plain:
+    if not plain or name in names:
         return ""
     found = (
         [one for one in names if one.lower() == plain.lower()]

@@ -15,6 +15,11 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 END = b"PK\5\6"  # where the last record of a zip archive begins, which has 22 bytes and a comment
 CHECKSUM = b"twolayer sha256 "
 TAIL = len(CHECKSUM) + 64
+PARTS: dict[str, type] = {
+    **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
+    **{"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list},
+}
+"""What of a checkpoint of Lightning's is of which kind; numbers are counts."""
 
 
 def sealed(checkpoint: Mapping[str, Any]) -> bytes:
@@ -51,7 +56,10 @@ def read_checkpoint(
         if not name.is_file():
             kind = "is a folder" if name.is_dir() else "does not exist"
             raise FileNotFoundError(f"the checkpoint {fspath(path)} {kind}")
-        contents = name.read_bytes()
+        try:
+            contents = name.read_bytes()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(name)) from error
     else:
         name, contents = Path(getattr(path, "name", "given")), path.read()
     if found := what_is_damaged(contents):
@@ -64,7 +72,17 @@ def read_checkpoint(
         raise ValueError(f"the checkpoint {name} cannot be read as data alone: {first_line(reason)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise ValueError(f"the file {name} is no checkpoint of Lightning's: it has no state_dict")
+    if found := _what_is_of_another_kind(checkpoint):
+        raise ValueError(f"the file {name} is no checkpoint of Lightning's: {found}")
     return checkpoint
+
+
+def _what_is_of_another_kind(checkpoint: Mapping[str, Any]) -> str | None:
+    for part, kind in PARTS.items():
+        value: Any = checkpoint.get(part, kind())
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            return f"{part} must be {kind.__name__}, got {value!r:.80}"
+    return None
 
 
 def local_path(path: str | PathLike[str]) -> Path:

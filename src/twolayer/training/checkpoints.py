@@ -1,5 +1,6 @@
 """Checkpoints of Lightning's as local files, and what of them is taken: :class:`LocalCheckpointIO`."""
 
+import re
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
@@ -9,8 +10,9 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import Tensor
 
-from twolayer.arguments import positive_int
+from twolayer.arguments import one_of, positive_int
 from twolayer.files import written_whole
 from twolayer.network import TwoLayerNet
 from twolayer.sealing import first_line, local_path, read_checkpoint, sealed
@@ -93,7 +95,12 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
         found = {option: saved[option] for option in OF_THE_NETWORK if option in saved}
         for option, value in found.items():
             _check_kind(option, value, OF_THE_NETWORK[option])
-        weights = {key.removeprefix("net."): V for key, V in checkpoint["state_dict"].items()}
+        if isinstance(found.get("class_weight"), str):
+            one_of("class_weight", found["class_weight"], ("balanced",))
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if not re.match(r"\d+\.\d+", version):
+            raise ValueError(f"pytorch-lightning_version must be that of Lightning, got {version!r:.80}")
+        weights = {str(key).removeprefix("net."): V for key, V in checkpoint["state_dict"].items()}
         if {"in_features", "hidden_features", "out_features"} <= found.keys():
             for option in ("in_features", "hidden_features", "out_features"):
                 positive_int(option, found[option])
@@ -103,8 +110,14 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
             of_the_fit = {"standardize", "class_weight"} if named else {"standardize"}
             options = {option: value for option, value in found.items() if option not in of_the_fit}
             for key, V in TwoLayerNet(**options, device="meta").named_parameters():
-                if key in weights and tuple(weights[key].shape) != tuple(V.shape):
+                if key not in weights:
+                    continue
+                if not isinstance(weights[key], Tensor):
+                    raise TypeError(f"{key} must be a tensor, got {type(weights[key]).__name__}")
+                if tuple(weights[key].shape) != tuple(V.shape):
                     raise ValueError(f"{key} must have shape {tuple(V.shape)}, got {tuple(weights[key].shape)}")
+                if not weights[key].is_floating_point() or not weights[key].isfinite().all():
+                    raise ValueError(f"{key} must hold finite floats, got others")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"the checkpoint {name} is of no network: {first_line(str(error))}") from error
     return found

@@ -4,11 +4,14 @@ Lightning takes such a block of batches for one batch: its hooks, and what count
 that is known not to look in between is listed here, and everything else gets one batch at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import chain
 from math import gcd
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
@@ -28,6 +31,8 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, 
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from twolayer import context
+
 BETWEEN_EPOCHS = {
     *("setup", "teardown", "prepare_data", "configure_model", "configure_callbacks", "configure_optimizers"),
     *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
@@ -38,7 +43,9 @@ BETWEEN_EPOCHS = {
 }
 """Methods that may do as they like, and ``on_validation_…``, ``on_test_…``, ``on_predict_…`` beside them."""
 OF_A_CALLBACK = BETWEEN_EPOCHS | {"on_train_start", "on_save_checkpoint"}
-OF_A_MODULE = BETWEEN_EPOCHS | {"build_optimizer", "prepared", "after_steps"}
+OF_A_MODULE = BETWEEN_EPOCHS | {"build_optimizer"}
+OF_A_BLOCK = {"batch_loss", "batch_gradients", "kernel_problem", "after_steps", "why_no_blocks"}
+"""What a class that computes the gradients of a block itself has beside them."""
 LOOK_ON: tuple[type, ...] = (
     *(EarlyStopping, ModelCheckpoint, ModelSummary, RichModelSummary, Timer),
     *(ProgressBar, RichProgressBar, TQDMProgressBar),
@@ -48,25 +55,33 @@ end. Others say so themselves, see :func:`looks_on`."""
 OF_A_BATCH = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-def why_not_in_blocks(trainer: L.Trainer, module: L.LightningModule, base: type[L.LightningModule]) -> str | None:
+def why_not_in_blocks(trainer: L.Trainer, module: L.LightningModule, begun: bool = False) -> str | None:
     """What may ask for every single batch, in words; None if nothing does.
 
     Args:
         trainer: set up for a fit, with its callbacks, schedulers and DataModule.
-        module: of the class ``base``, which knows blocks, or of a subclass, whose methods may not.
+        module: of a class of this package, or of a subclass, whose hooks know nothing of blocks.
+        begun: whether it trains, so that Lightning looks no more at what limits the batches of an epoch.
     """
-    return next(_reasons(trainer, module, base), None)
+    return next(chain(() if begun else _limits(trainer), _reasons(trainer, module)), None)
 
 
-def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.LightningModule]) -> Iterator[str]:
-    if trainer.accumulate_grad_batches != 1:
-        yield f"accumulate_grad_batches is {trainer.accumulate_grad_batches}"
+def _limits(trainer: L.Trainer) -> Iterator[str]:
     for name in ("limit_train_batches", "val_check_interval"):
         value = getattr(trainer, name, None)
         if value is None:  # Lightning keeps a time under another name
             yield f"{name} is a time, which may end at every batch"
         elif not (isinstance(value, float) and value == 1.0):
             yield f"{name} is {value}, which counts batches"
+
+
+def _reasons(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
+    if not module.automatic_optimization:
+        yield "automatic_optimization is off"
+    if torch.is_anomaly_enabled():
+        yield "detect_anomaly looks at every backward pass"
+    if trainer.accumulate_grad_batches != 1:
+        yield f"accumulate_grad_batches is {trainer.accumulate_grad_batches}"
     if trainer.min_steps is not None:
         yield f"min_steps is {trainer.min_steps}, where a stop may come between batches"
     precision = trainer.precision_plugin
@@ -79,6 +94,12 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
         yield f"{type(strategy).__name__} deals with gradients in a way of its own"
     if getattr(strategy, "_ddp_comm_hook", None) is not None:
         yield "the strategy has a communication hook"
+    for optimizer in trainer.optimizers:
+        if reason := context.hooks_of_optimizer(optimizer):
+            yield f"the optimizer has {reason}"
+    for name, V in module.named_parameters():
+        if context.has_hook(V):
+            yield f"{name} has a hook"
     for config in trainer.lr_scheduler_configs:
         if config.interval != "epoch" and (config.frequency != 1 or config.reduce_on_plateau):
             yield f"{type(config.scheduler).__name__} counts batches by itself"
@@ -88,13 +109,17 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightni
     for method in OF_A_BATCH if data is not None else ():
         if is_overridden(method, data, L.LightningDataModule):
             yield f"{type(data).__name__} has a {method} of its own"
-    for method in overridden(module, base):
-        if method not in OF_A_MODULE:
-            yield f"{type(module).__name__} has a {method} of its own"
+    cls = type(module)
+    ours = next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == __name__.partition(".")[0])
+    computes = next(base for base in cls.__mro__ if "batch_gradients" in vars(base))
+    for method in overridden(module, ours):
+        of_the_same = method not in vars(module) and getattr(cls, method) is getattr(computes, method)
+        if method not in OF_A_MODULE and not (method in OF_A_BLOCK and of_the_same):
+            yield f"{cls.__name__} has a {method} of its own"
 
 
 def _of_a_callback(callback: Callback) -> Iterator[str]:
-    if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch":
+    if type(callback) is LearningRateMonitor and callback.logging_interval == "epoch":
         return
     if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
         yield f"train_time_interval is {callback._train_time_interval}, which may end at every batch"
@@ -120,14 +145,18 @@ def looks_on(cls: type) -> bool:
 
 def overridden(thing: Any, base: type) -> list[str]:
     """The methods of ``base`` that a subclass, or the instance, has anew; not those that only say what it is like."""
-    names = set(vars(thing)).union(*map(vars, type(thing).__mro__[: type(thing).__mro__.index(base)]))
-    return sorted(
-        name
-        for name in names
-        if not name.startswith(("_", "on_validation_", "on_test_", "on_predict_"))
-        and callable(getattr(base, name, None))
-        and getattr(thing, name) is not getattr(base, name)
-    )
+    of_its_class = _by_classes(type(thing), base)  # type: ignore[arg-type]  # classes can be hashed
+    return sorted({*of_its_class, *_methods(vars(thing), base)})
+
+
+@lru_cache(256)  # asked at the start of every epoch
+def _by_classes(cls: type, base: type) -> list[str]:
+    return [name for one in cls.__mro__[: cls.__mro__.index(base)] for name in _methods(vars(one), base)]
+
+
+def _methods(names: Iterable[str], base: type) -> list[str]:
+    looks_on = ("_", "on_validation_", "on_test_", "on_predict_")
+    return [name for name in names if not name.startswith(looks_on) and callable(getattr(base, name, None))]
 
 
 def aligned_steps(trainer: L.Trainer, most: int, steps: int, before: int) -> int:

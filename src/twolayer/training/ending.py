@@ -50,7 +50,8 @@ def restore_best(callback: ModelCheckpoint, state: dict[str, Any], resumed_from:
         state: its own, in the checkpoint.
         resumed_from: that checkpoint, beside which the best one is looked for as well.
     """
-    score, saved = state["best_model_score"], Path(state["best_model_path"])
+    score: Any = state.get("best_model_score")
+    saved = Path(state.get("best_model_path") or "")
     candidates = [saved, resumed_from.parent / saved.name]
     found = next((str(path) for path in candidates if _has_score(path, callback.state_key, score)), "")
     if found in callback.best_k_models:

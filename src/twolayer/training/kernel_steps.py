@@ -34,7 +34,6 @@ OPTIONS[AdamW] = OPTIONS[Adam]
 """All that the classes of optimizers take that the kernel knows."""
 NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "eps")
 OFF = ("maximize", "foreach", "capturable", "differentiable")
-MAY_BE_ITS_OWN = OF_A_MODULE - {"prepared"}
 
 
 class Problem(NamedTuple):
@@ -59,7 +58,7 @@ def why_not(trainer: L.Trainer, module: L.LightningModule, base: type[L.Lightnin
             f"it clips gradients to a finite norm, and gradient_clip_val is {clip}, by {algorithm and algorithm.value}"
         )
     for method in overridden(module, base):
-        if method not in MAY_BE_ITS_OWN:
+        if method not in OF_A_MODULE:
             return f"{type(module).__name__} has a {method} of its own"
     return None
 
@@ -69,8 +68,6 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
     cls = type(optimizer)
     if cls not in OPTIONS or not optimizer.defaults.keys() <= OPTIONS[cls]:
         return f"it knows SGD, Adam and AdamW, and the optimizer is {cls.__module__}.{cls.__name__}"
-    if reason := context.hooks_of_optimizer(optimizer):
-        return f"the optimizer has {reason}"
     groups = {V: group for group in optimizer.param_groups for V in group["params"]}
     if groups.keys() != set(parameters):
         return "the optimizer has not all four parameters, or others"

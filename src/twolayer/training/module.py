@@ -104,6 +104,8 @@ class LitTwoLayer(StepsInBlocks):
         self._optimizer_names: list[str] | None = None
         self._resumed_names: list[str] | None = None
         self._named_weight = class_weight if isinstance(class_weight, str | dict) else None
+        if isinstance(class_weight, dict) and not all(0 < weight < math.inf for weight in class_weight.values()):
+            raise ValueError(f"class_weight must be finite, positive, got {class_weight}")
         if isinstance(class_weight, str | dict):  # until a fit knows the classes
             class_weight = [1.0] * (2 if task == "binary" else out_features)
         self.net = TwoLayerNet(

@@ -93,7 +93,6 @@ class SaveOnSignal(Checkpoint):
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
-        self._saved_at: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()  # in the place of Lightning's handler, which ends a run without a checkpoint
@@ -120,8 +119,7 @@ class SaveOnSignal(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.training = False
         if self._received(trainer):
-            if self._saved_at != trainer.global_step:
-                self._save(trainer)
+            self._save(trainer)  # at the end of an epoch once more: plateaus have looked since
             self.signals.end(f" after step {trainer.global_step}, which is saved")
         last = self._path(trainer)
         if last.is_file():
@@ -147,7 +145,6 @@ class SaveOnSignal(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         path = self._path(trainer)
         trainer.save_checkpoint(path)
-        self._saved_at = trainer.global_step
         self.signals.checkpoint = os.path.relpath(path)
 
     def _path(self, trainer: L.Trainer) -> Path:

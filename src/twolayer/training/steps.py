@@ -6,6 +6,7 @@ others stand aside, and the steps before the last one are counted by hand.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -77,6 +78,7 @@ class StepsInBlocks(L.LightningModule):
         self._tuner: str | None = None
         self._counting = False
         self._uncounted = 0  # batches that Lightning did not count, since they came in one block with the next
+        self._evaluated: tuple[int, int] | None = None  # epoch and index of the last batch that has told its cost
 
     def batch_loss(self, batch: Any) -> Tensor:
         """The cost of a batch, which Lightning differentiates."""
@@ -112,6 +114,9 @@ class StepsInBlocks(L.LightningModule):
         size = aligned_steps(self.trainer, self.steps_per_call, steps, self.trainer.global_step - unfinished)
         if size < self.steps_per_call:
             rank_zero_info(f"steps_per_call: {size}, {WHY_ALIGNED} (configured: {self.steps_per_call})")
+        if steps >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            blocks = math.ceil(steps / size)  # which Lightning takes for batches, and warns that they are too few
+            warnings.filterwarnings("ignore", message=rf"The number of training batches \({blocks}\) is smaller than")
         return size
 
     def total_steps(self) -> int | float:
@@ -134,21 +139,33 @@ class StepsInBlocks(L.LightningModule):
         self._tuner = tuner_of(self.trainer)
 
     def on_train_start(self) -> None:
+        self._evaluated = None
+        self._check_blocks()
         loader = self._loader()
-        if loader is None:
+        if loader is not None and loader.resumed_at is not None:
+            counts_as_of(self.trainer.fit_loop.epoch_loop, loader.calls_before(loader.resumed_at))
+
+    def on_train_epoch_start(self) -> None:
+        self._check_blocks(begun=True)
+
+    def _check_blocks(self, begun: bool = False) -> None:
+        """Callbacks may have changed what blocks depend on: then the rows are asked for anew, or it is an error."""
+        if self._wrong_blocks(begun) is None:
             return
-        resumed_at = loader.resumed_at
-        if loader.steps_per_call is not None:
-            if reason := self._why_not():
-                raise ValueError(f"steps_per_call of the loader must be None, since {reason}")
-            before = self.trainer.global_step - (resumed_at or 0)
-            size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps, before)
-            if size < loader.steps_per_call:
-                raise ValueError(
-                    f"steps_per_call of the loader must be {size}, {WHY_ALIGNED}, got {loader.steps_per_call}"
-                )
-        if resumed_at is not None:
-            counts_as_of(self.trainer.fit_loop.epoch_loop, loader.calls_before(resumed_at))
+        ask_for_the_rows_again(self.trainer.fit_loop)
+        if wrong := self._wrong_blocks(begun):
+            raise ValueError(f"steps_per_call of the loader must be {wrong}")
+
+    def _wrong_blocks(self, begun: bool) -> str | None:
+        """What they should be, why, and what they are; None if they are right, or there are none."""
+        loader = self._loader()
+        if loader is None or loader.steps_per_call is None:
+            return None
+        if reason := self._why_not(begun):
+            return f"None, since {reason}, got {loader.steps_per_call}"
+        before = self.trainer.global_step - (loader.resumed_at or 0)
+        size = aligned_steps(self.trainer, loader.steps_per_call, loader.steps, before)
+        return f"{size}, {WHY_ALIGNED}, got {loader.steps_per_call}" if size < loader.steps_per_call else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The checkpoint counts batches, so that a run can be resumed with other blocks, or with none.
@@ -174,7 +191,9 @@ class StepsInBlocks(L.LightningModule):
             check_step(J.detach(), self.trainer.global_step + 1, batch)
         if self.first_cost is None:
             self.first_cost = J.detach()
-        self.after_steps(J.detach(), len(batch[0]))
+        if self._evaluated != (self.current_epoch, batch_idx):  # an optimizer such as LBFGS asks several times
+            self._evaluated = (self.current_epoch, batch_idx)
+            self.after_steps(J.detach(), len(batch[0]))
         return J
 
     def optimizer_step(
@@ -191,6 +210,10 @@ class StepsInBlocks(L.LightningModule):
         with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
             optimizer_closure()
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        if not self._in_blocks():  # there, Lightning asks for it after the steps
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self._in_blocks():
             super().backward(loss, *args, **kwargs)
@@ -206,13 +229,14 @@ class StepsInBlocks(L.LightningModule):
         if self.trainer.world_size > 1:
             gradients = partial(_averaged_over_processes, gradients, list(self.parameters()))
         convert = self.trainer.precision_plugin.convert_input
+        optimizer.optimizer.zero_grad()  # of those that are frozen by now
         problem = self._kernel_problem(block)
         taken: list[tuple[Tensor, int]] = []
         while len(taken) < len(block):
             done = len(taken)
             if done:
-                self._step_schedulers()
                 self._count_steps(1)
+                self._step_schedulers()
             found = [] if isinstance(problem, str) else self._by_kernel(problem, block, done)
             if not found:
                 batch = convert(block[done])
@@ -235,6 +259,7 @@ class StepsInBlocks(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         check_weights(self.named_parameters(), self.trainer.global_step)
+        plateaus_look(self.trainer)
 
     def _kernel_problem(self, block: Block) -> kernel_steps.Problem | str:
         """That of the block, or why its steps go one by one, which the run says."""
@@ -267,7 +292,9 @@ class StepsInBlocks(L.LightningModule):
     def _count_steps(self, steps: int) -> None:
         """For ``global_step``, and the step that loggers write down. Lightning itself counts the last of a block."""
         loop = self.trainer.fit_loop.epoch_loop
-        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(steps)
+        counts = loop.automatic_optimization.optim_progress.optimizer
+        counts.step.increment_by(steps)
+        counts.zero_grad.increment_by(steps)
         loop._batches_that_stepped += steps
         self._uncounted += steps
 
@@ -289,13 +316,12 @@ class StepsInBlocks(L.LightningModule):
         """A reason of the module's own to take one batch at a time, in words."""
         return None
 
-    def _why_not(self) -> str | None:
+    def _why_not(self, begun: bool = False) -> str | None:
         if not self.trainer.optimizers:  # asked for steps, they may step a scheduler after each
             return "the rows were asked for before there were optimizers"
         if self._tuner is not None:
             return f"{self._tuner} runs trials of its own"
-        knows = next(cls for cls in type(self).__mro__ if "batch_gradients" in vars(cls))
-        return self.why_no_blocks() or why_not_in_blocks(self.trainer, self, knows)
+        return self.why_no_blocks() or why_not_in_blocks(self.trainer, self, begun)
 
 
 def _averaged_over_processes(
@@ -319,6 +345,23 @@ def batches_of_an_unfinished_epoch(fit_loop: Any) -> int:
     """How many batches of the epoch in which a run is resumed lie before that; 0 at the start of one."""
     epochs = fit_loop.epoch_progress.current
     return fit_loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.started else 0
+
+
+def ask_for_the_rows_again(fit_loop: Any) -> None:
+    """Where a fit or an epoch begins: other blocks, or none, of the same rows."""
+    former = fit_loop.trainer.train_dataloader
+    fit_loop._combined_loader = None
+    fit_loop.setup_data()
+    loader = fit_loop.trainer.train_dataloader
+    if isinstance(loader, TensorLoader) and loader is not former:
+        loader.take_over(former)
+
+
+def plateaus_look(trainer: L.Trainer) -> None:
+    """At the end of an epoch within which a run was resumed, too, which Lightning lets them miss."""
+    watched = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    if watched and trainer.callback_metrics.keys() >= set(watched):
+        trainer.fit_loop._restarting = False
 
 
 def counts_as_of(loop: Any, calls: int) -> None:
