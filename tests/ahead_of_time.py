@@ -136,7 +136,8 @@ def compiled(launch: Launch) -> dict[str, Any]:
     """Registers and stack of a thread, shared memory of a block, and what multiplies: of one kernel as launched."""
     options = {"num_warps": launch.warps, "num_stages": STAGES}
     binary = launch.kernel.run(**launch.arguments, grid=launch.grid, warmup=True, **options)
-    found = read_amdgcn(binary.asm["amdgcn"]) if "amdgcn" in binary.asm else read_cubin(binary.asm["cubin"])
+    asm = binary.asm
+    found = read_amdgcn(asm["amdgcn"]) if "amdgcn" in asm else {**read_cubin(asm["cubin"]), **read_ptx(asm["ptx"])}
     return {"kernel": launch.kernel.fn.__name__, "shared": binary.metadata.shared, **found}
 
 
@@ -144,13 +145,15 @@ def read_cubin(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, code = (
-            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("--dump-resource-usage", "--dump-sass")
-        )
+        command = [CUOBJDUMP, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    products = {name: len(re.findall(rf"\b{name}", code)) for name in ("HGMMA", "HMMA", "UTCHMMA")}
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], **products}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+
+
+def read_ptx(code: str) -> dict[str, int]:
+    """How many instructions of the tensor cores: one each in the machine code, which takes seconds to take apart."""
+    return {name: code.count(name) for name in ("wgmma.mma_async", "mma.sync", "tcgen05.mma")}
 
 
 def read_amdgcn(code: str) -> dict[str, int]:

@@ -35,7 +35,7 @@ SPILLED = {
     "gfx942": 0,
 }
 """Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, with loads masked one by one, have more."""
-PRODUCTS = {"9.0": "HGMMA", "10.0": "UTCHMMA", "10.3": "UTCHMMA", "gfx942": "MFMA"}
+PRODUCTS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma", "10.3": "tcgen05.mma", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
 
@@ -73,7 +73,7 @@ def test_the_largest_networks_fit_registers_and_shared_memory(architecture):
 def test_tensor_cores_multiply(architecture):
     """By their newest instructions, but for the small products of an output layer."""
     kernels = [kernel for kernel in compiled("corners", architecture) if kernel["kernel"] in LARGE]
-    name = PRODUCTS.get(architecture, "HMMA")
+    name = PRODUCTS.get(architecture, "mma.sync")
     assert [kernel for kernel in kernels if kernel[name] == 0] == []
 
 
