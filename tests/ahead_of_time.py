@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 
 from twolayer.equations import Parameters
 from twolayer.kernels import gpu, triton_chunked, triton_descent
-from twolayer.kernels.triton_launch import STAGES, Launch, Pass
+from twolayer.kernels.triton_launch import Launch, Pass
 from twolayer.tasks import Examples, Objective
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -134,7 +134,7 @@ def planned(family: str, p: Pass) -> list[Launch]:
 
 def compiled(launch: Launch) -> dict[str, Any]:
     """Registers and stack of a thread, shared memory of a block, and what multiplies: of one kernel as launched."""
-    options = {"num_warps": launch.warps, "num_stages": STAGES}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
     binary = launch.kernel.run(**launch.arguments, grid=launch.grid, warmup=True, **options)
     asm = binary.asm
     found = read_amdgcn(asm["amdgcn"]) if "amdgcn" in asm else {**read_cubin(asm["cubin"]), **read_ptx(asm["ptx"])}

@@ -86,7 +86,7 @@ def test_the_last_rows_and_slots(kernel, axis, program):
 
 @pytest.mark.parametrize("kernel", [triton_chunked.activations, triton_chunked.hidden_errors])
 def test_the_last_units_of_a_chunk(kernel, program):
-    n_h, m, left = (1 << 26) + 3, 32, 3
+    n_h, m, left = (1 << 26) + (1 << 23) + 3, 32, 3
     arrays = [zeros(m, n_h, dtype=np.float16) for _ in range(2)]
     ends = torch.randn(2, m, left, generator=torch.Generator().manual_seed(0)).half()
     for V, end in zip(arrays, ends, strict=True):
