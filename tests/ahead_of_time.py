@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from twolayer.equations import Parameters
-from twolayer.kernels import gpu, triton_chunked, triton_descent
+from twolayer.kernels import gpu, triton_chunked, triton_descent, triton_launch, triton_narrow, triton_wide
 from twolayer.kernels.triton_launch import Launch, Pass
 from twolayer.tasks import Examples, Objective
 
@@ -187,7 +187,22 @@ def varied() -> Iterator[dict[str, Any]]:
             yield {"family": family, "kernel": kernel.fn.__name__, "variants": len(variants)}
 
 
+def keys(backwards: bool) -> dict[str, str]:
+    """Triton's names of what is compiled of each kernel, asked for in one order or the other."""
+    modules = [triton_launch, triton_narrow, triton_wide, triton_chunked, triton_descent]
+    kernels = {
+        name: V
+        for module in modules
+        for name, V in vars(module).items()
+        if isinstance(V, triton.JITFunction) and V.fn.__module__ == module.__name__
+    }
+    return {name: kernels[name].cache_key for name in sorted(kernels, reverse=backwards)}
+
+
 def main(tables: list[str], architectures: list[str]) -> None:
+    if tables[0] in ("keys", "keys backwards"):
+        print(json.dumps(keys(tables[0] != "keys")))
+        return
     triton.runtime.driver.set_active(absent := Absent())
     for architecture in architectures:
         absent.target = target_of(architecture)

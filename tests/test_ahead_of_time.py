@@ -88,3 +88,24 @@ def test_batches_of_any_size_at_any_address_share_what_is_compiled():
     kernels = compiled("varied", "9.0")
     assert {kernel["kernel"] for kernel in kernels} >= {*LARGE, "activations", "logit_errors", "hidden_errors"}
     assert [kernel for kernel in kernels if kernel["variants"] != 1] == []
+
+
+def test_what_is_compiled_is_found_whatever_a_process_has_compiled_before():
+    (found,), (backwards,) = compiled("keys", "9.0"), compiled("keys backwards", "9.0")
+    assert {*POINTWISE, *LARGE} < found.keys()
+    assert found == backwards
+
+
+def test_a_cache_can_be_carried(tmp_path, monkeypatch):
+    """To another machine or another place, if its path is the same one there: Triton writes paths into it."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", "kept")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    compiled.__wrapped__("corners", "7.5")
+    carried = (tmp_path / "here" / "kept").rename(tmp_path / "there" / "kept")
+    files = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
+    monkeypatch.chdir(tmp_path / "there")
+    compiled.__wrapped__("corners", "7.5")
+    assert len(files) > len(POINTWISE)
+    assert {path: path.stat().st_mtime_ns for path in carried.rglob("*")} == files
