@@ -1,7 +1,6 @@
 """Which kernel a call takes, and why not another; without a GPU, and with kernels interpreted in its place."""
 
 import doctest
-import importlib.util
 import os
 import re
 import subprocess
@@ -218,21 +217,6 @@ def test_sizes_by_card(monkeypatch, precision):
         precision("highest")
     monkeypatch.setattr(gpu, "architecture", lambda device: "7.5")
     assert taken(2, 4, 1) == taken(2, 4, 1, dtype=torch.float16) == ["triton_chunked"]
-
-
-def test_each_kernel_is_the_first_choice_of_each_card_for_a_network_that_is_measured(monkeypatch, precision):
-    """Of those that form products themselves, on cards that have tensor cores for them: none is kept for few cards."""
-    pytest.importorskip("triton")
-    spec = importlib.util.spec_from_file_location("benchmarks_gpu", ROOT / "benchmarks" / "gpu.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    for name, card in gpu.CARDS.items():
-        monkeypatch.setattr(gpu, "architecture", lambda device, name=name: name)
-        first = set()
-        for n_x, n_h, n_y, _, dtype, matmul_precision in benchmark.CASES:
-            precision(matmul_precision)
-            first.add(taken(n_x, n_h, n_y, dtype=dtype, device="meta")[0])
-        assert first == ({*gpu.KERNELS} if card.rows else {"triton_chunked"}), name
 
 
 def test_dtypes():
