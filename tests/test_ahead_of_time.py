@@ -34,7 +34,20 @@ SPILLED = {
     "12.1": 16,
     "gfx942": 0,
 }
-"""Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, with loads masked one by one, have more."""
+"""Bytes of a thread's registers that lie in memory, of 1020, for the largest networks."""
+SPILLED_OF_ODD_SIZES = {
+    "7.5": 0,
+    "8.0": 112,
+    "8.6": 112,
+    "8.9": 112,
+    "9.0": 144,
+    "10.0": 224,
+    "10.3": 224,
+    "12.0": 224,
+    "12.1": 224,
+    "gfx942": 180,
+}
+"""With loads that are masked one by one. The most is in the narrow kernel, for 61 inputs."""
 PRODUCTS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma", "10.3": "tcgen05.mma", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
@@ -80,7 +93,7 @@ def test_tensor_cores_multiply(architecture):
 @pytest.mark.every_card
 def test_other_networks_fit_too(architecture):
     """Odd sizes, every activation, task and option: it takes minutes for each card."""
-    check(compiled("others", architecture), architecture, SPILLED[architecture] + 40)
+    check(compiled("others", architecture), architecture, SPILLED_OF_ODD_SIZES[architecture])
 
 
 def test_batches_of_any_size_at_any_address_share_what_is_compiled():

@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.py`` as far as it goes without a GPU: what it measures, and what it leaves behind when it is cut off."""
+"""``benchmarks/gpu.py`` without a GPU: what it measures, and what it leaves behind when it is cut off."""
 
 import importlib.util
 import json
@@ -53,13 +53,13 @@ def test_what_is_measured_is_written_after_each_case(benchmark, monkeypatch):
         asked.append(max_autotune)
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return {"eager": lambda: lambda: [torch.ones(()), torch.ones(2)], "JAX": lambda: import_of_nothing()}
+        return {"eager": lambda: lambda: [torch.ones(()), torch.ones(2)], "JAX": import_of_nothing}
 
     def import_of_nothing():
         raise ModuleNotFoundError("No module named 'jax'")
 
     monkeypatch.setattr(benchmark, "peers", peers)
-    monkeypatch.setattr(benchmark, "timed", lambda steps, rounds=1: {name: 10.0 for name in steps})
+    monkeypatch.setattr(benchmark, "timed", lambda steps, rounds=1: dict.fromkeys(steps, 10.0))
     rates = dict.fromkeys(("copy", "bfloat16", "high", "highest", "tanh"), 1e12)
     monkeypatch.setattr(benchmark, "rates", lambda: rates)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
