@@ -22,8 +22,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from twolayer.equations import Parameters
-from twolayer.kernels import gpu, triton_chunked, triton_descent
-from twolayer.kernels.triton_launch import STAGES, Launch, Pass
+from twolayer.kernels import gpu, triton_chunked, triton_descent, triton_launch, triton_narrow, triton_wide
+from twolayer.kernels.triton_launch import Launch, Pass
 from twolayer.tasks import Examples, Objective
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -134,9 +134,10 @@ def planned(family: str, p: Pass) -> list[Launch]:
 
 def compiled(launch: Launch) -> dict[str, Any]:
     """Registers and stack of a thread, shared memory of a block, and what multiplies: of one kernel as launched."""
-    options = {"num_warps": launch.warps, "num_stages": STAGES}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
     binary = launch.kernel.run(**launch.arguments, grid=launch.grid, warmup=True, **options)
-    found = read_amdgcn(binary.asm["amdgcn"]) if "amdgcn" in binary.asm else read_cubin(binary.asm["cubin"])
+    asm = binary.asm
+    found = read_amdgcn(asm["amdgcn"]) if "amdgcn" in asm else {**read_cubin(asm["cubin"]), **read_ptx(asm["ptx"])}
     return {"kernel": launch.kernel.fn.__name__, "shared": binary.metadata.shared, **found}
 
 
@@ -144,13 +145,15 @@ def read_cubin(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, code = (
-            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("--dump-resource-usage", "--dump-sass")
-        )
+        command = [CUOBJDUMP, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    products = {name: len(re.findall(rf"\b{name}", code)) for name in ("HGMMA", "HMMA", "UTCHMMA")}
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], **products}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+
+
+def read_ptx(code: str) -> dict[str, int]:
+    """How many instructions of the tensor cores: one each in the machine code, which takes seconds to take apart."""
+    return {name: code.count(name) for name in ("wgmma.mma_async", "mma.sync", "tcgen05.mma")}
 
 
 def read_amdgcn(code: str) -> dict[str, int]:
@@ -184,7 +187,22 @@ def varied() -> Iterator[dict[str, Any]]:
             yield {"family": family, "kernel": kernel.fn.__name__, "variants": len(variants)}
 
 
+def keys(backwards: bool) -> dict[str, str]:
+    """Triton's names of what is compiled of each kernel, asked for in one order or the other."""
+    modules = [triton_launch, triton_narrow, triton_wide, triton_chunked, triton_descent]
+    kernels = {
+        name: V
+        for module in modules
+        for name, V in vars(module).items()
+        if isinstance(V, triton.JITFunction) and V.fn.__module__ == module.__name__
+    }
+    return {name: kernels[name].cache_key for name in sorted(kernels, reverse=backwards)}
+
+
 def main(tables: list[str], architectures: list[str]) -> None:
+    if tables[0] in ("keys", "keys backwards"):
+        print(json.dumps(keys(tables[0] != "keys")))
+        return
     triton.runtime.driver.set_active(absent := Absent())
     for architecture in architectures:
         absent.target = target_of(architecture)

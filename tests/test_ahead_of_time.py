@@ -34,8 +34,21 @@ SPILLED = {
     "12.1": 16,
     "gfx942": 0,
 }
-"""Bytes of a thread's registers that lie in memory, of 1020. Odd sizes, with loads masked one by one, have more."""
-PRODUCTS = {"9.0": "HGMMA", "10.0": "UTCHMMA", "10.3": "UTCHMMA", "gfx942": "MFMA"}
+"""Bytes of a thread's registers that lie in memory, of 1020, for the largest networks."""
+SPILLED_OF_ODD_SIZES = {
+    "7.5": 0,
+    "8.0": 112,
+    "8.6": 112,
+    "8.9": 112,
+    "9.0": 144,
+    "10.0": 224,
+    "10.3": 224,
+    "12.0": 224,
+    "12.1": 224,
+    "gfx942": 180,
+}
+"""With loads that are masked one by one. The most is in the narrow kernel, for 61 inputs."""
+PRODUCTS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma", "10.3": "tcgen05.mma", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
 
@@ -73,14 +86,14 @@ def test_the_largest_networks_fit_registers_and_shared_memory(architecture):
 def test_tensor_cores_multiply(architecture):
     """By their newest instructions, but for the small products of an output layer."""
     kernels = [kernel for kernel in compiled("corners", architecture) if kernel["kernel"] in LARGE]
-    name = PRODUCTS.get(architecture, "HMMA")
+    name = PRODUCTS.get(architecture, "mma.sync")
     assert [kernel for kernel in kernels if kernel[name] == 0] == []
 
 
 @pytest.mark.every_card
 def test_other_networks_fit_too(architecture):
     """Odd sizes, every activation, task and option: it takes minutes for each card."""
-    check(compiled("others", architecture), architecture, SPILLED[architecture] + 40)
+    check(compiled("others", architecture), architecture, SPILLED_OF_ODD_SIZES[architecture])
 
 
 def test_batches_of_any_size_at_any_address_share_what_is_compiled():
@@ -88,3 +101,24 @@ def test_batches_of_any_size_at_any_address_share_what_is_compiled():
     kernels = compiled("varied", "9.0")
     assert {kernel["kernel"] for kernel in kernels} >= {*LARGE, "activations", "logit_errors", "hidden_errors"}
     assert [kernel for kernel in kernels if kernel["variants"] != 1] == []
+
+
+def test_what_is_compiled_is_found_whatever_a_process_has_compiled_before():
+    (found,), (backwards,) = compiled("keys", "9.0"), compiled("keys backwards", "9.0")
+    assert {*POINTWISE, *LARGE} < found.keys()
+    assert found == backwards
+
+
+def test_a_cache_can_be_carried(tmp_path, monkeypatch):
+    """To another machine or another place, if its path is the same one there: Triton writes paths into it."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", "kept")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    compiled.__wrapped__("corners", "7.5")
+    carried = (tmp_path / "here" / "kept").rename(tmp_path / "there" / "kept")
+    files = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
+    monkeypatch.chdir(tmp_path / "there")
+    compiled.__wrapped__("corners", "7.5")
+    assert len(files) > len(POINTWISE)
+    assert {path: path.stat().st_mtime_ns for path in carried.rglob("*")} == files

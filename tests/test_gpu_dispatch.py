@@ -19,6 +19,9 @@ from twolayer.equations import Parameters
 from twolayer.kernels import choice, cpu, gpu
 from twolayer.tasks import Examples, Objective
 
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "gpu.md"
+
 
 def test_on_a_cpu_they_cannot_run():
     p = problem(dtype=torch.float32)
@@ -112,11 +115,7 @@ def test_where_triton_cannot_start_torch_runs_and_that_is_said_once(error, monke
     assert len(tried) == 1
 
 
-def test_without_a_driver_triton_itself_does_not_start():
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("there is a driver here")
-    script = """
+WITHOUT_A_GPU = """
 import torch
 from twolayer import TwoLayerNet, functional
 from twolayer.kernels import choice, cpu
@@ -128,10 +127,31 @@ for _ in range(2):
     net.loss_and_grads(X, Y)
 print(functional.kernel_for(X, Y, net.W1, net.W2))
 """
+WITH_A_DRIVER = """
+import triton
+from ahead_of_time import Absent, target_of
+driver = Absent()
+driver.target = target_of("9.0")
+triton.runtime.driver.set_active(driver)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver here")
+@pytest.mark.parametrize(
+    ("before", "cache", "reason"),
+    [("", None, "driver"), (WITH_A_DRIVER, "/dev/null/kept", r"Not a directory: '/dev/null/kept")],
+    ids=["no driver", "nowhere to write"],
+)
+def test_triton_itself_does_not_start(before, cache, reason):
+    pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(Path(gpu.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(gpu.__file__).parents[2]), str(Path(__file__).parent)])
+    if cache is not None:
+        environment["TRITON_CACHE_DIR"] = cache
+    command = [sys.executable, "-c", before + WITHOUT_A_GPU]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["torch"]
+    assert re.findall(f"Triton cannot start: .*{reason}", done.stderr)
     assert done.stderr.count("Triton cannot start") == 1
 
 
@@ -266,11 +286,21 @@ print([name for name in sys.modules if name.split(".")[0] == "triton" or name.st
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_the_page_s_table_of_cards_is_that_of_the_code():
+    _, rest = PAGE.read_text(encoding="utf-8").split("| card | kernels |", 1)
+    table, _ = rest.split("| others |", 1)
+    found = {}
+    for cells in (line.split("|")[1:-1] for line in table.splitlines()[2:]):
+        for name in re.findall(r"gfx\w+|\d+\.\d", re.sub(r"\(.*?\)", "", cells[0])):
+            found[name] = [int(width) for width in re.findall(r"\d+", cells[2])]
+    kinds = ("half", "tf32", "float32")
+    assert found == {name: [max(card.wide[kind]) for kind in kinds if card.wide] for name, card in gpu.CARDS.items()}
+
+
 def test_the_page_shows_what_happens():
-    page = Path(__file__).parents[1] / "docs" / "gpu.md"
     session = "\n".join(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     )
-    test = doctest.DocTestParser().get_doctest(session, {}, page.name, page.name, 0)
+    test = doctest.DocTestParser().get_doctest(session, {}, PAGE.name, PAGE.name, 0)
     assert test.examples
     assert doctest.DocTestRunner().run(test).failed == 0

@@ -14,11 +14,12 @@ M, N_X, N_H = 23, 5, 7
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("along_X", [False, True])
 @pytest.mark.parametrize("task", ["multiclass", PAIRING])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_opcheck(dtype, task, along_X, requires_grad):
-    p = problem("tanh", "multilabel" if task == PAIRING else task, m=M, n_x=N_X, n_h=N_H, soft=True, dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_opcheck(dtype, task, along_X, requires_grad, device):
+    multi = "multilabel" if task == PAIRING else task
+    p = problem("tanh", multi, m=M, n_x=N_X, n_h=N_H, soft=True, dtype=dtype, device=device)
     parameters = [V.requires_grad_(requires_grad) for V in p.network[1:]]
-    weights = torch.linspace(0.5, 2, M, dtype=dtype)
+    weights = torch.linspace(0.5, 2, M, dtype=dtype, device=device)
     tX, tY, *direction = (torch.full_like(V, 0.5).detach() for V in (p.X, p.Y, *parameters))
     options = ("tanh", task, 0.0, "sum", None, None, along_X)
     ops = torch.ops.twolayer

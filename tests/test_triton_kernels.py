@@ -165,10 +165,36 @@ def test_rows_with_strides(family, kernel_device):
     assert_true(p, run(family, p, input_gradient=True))
 
 
-def test_one_example_for_all(kernel_device):
-    p = of_size("triton_narrow", "tanh", "binary", kernel_device, m=1)
-    p.X, p.Y = p.X.expand(53, 5), p.Y.expand(53, 1)
-    assert_true(p, run("triton_narrow", p))
+@families
+def test_one_example_for_all(family, kernel_device):
+    p = of_size(family, "tanh", "binary", kernel_device, m=1)
+    p.X, p.Y = p.X.expand(53, -1), p.Y.expand(53, 1)
+    assert_true(p, run(family, p, input_gradient=True))
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_memory_that_16_bytes_do_not_divide(dtype, family, kernel_device):
+    p = of_size(family, "tanh", "regression", kernel_device, n_x=16, n_h=48, dtype=dtype)
+    for name in ("X", "Y", *PARAMETERS):
+        V = getattr(p, name)
+        moved = V.new_zeros(V.numel() + 1)[1:].view(V.shape).copy_(V)
+        assert moved.data_ptr() % 16
+        setattr(p, name, moved)
+    assert_true(p, run(family, p, input_gradient=True), allowed=50 * EPS if dtype == torch.float32 else 5 * HALF)
+
+
+@families
+def test_results_may_be_changed_in_place(family, kernel_device):
+    """None shares memory with another, nor with what the next call returns."""
+    p = of_size(family, "tanh", "multiclass", kernel_device)
+    (J, grads), (expected_J, expected) = run(family, p, input_gradient=True), run(family, p, input_gradient=True)
+    for V in (J, *grads.values()):
+        V /= 4
+        V.add_(1)
+    run(family, p, input_gradient=True)
+    for V, W in zip((J, *grads.values()), (expected_J, *expected.values()), strict=True):
+        assert torch.equal(V, W / 4 + 1)
 
 
 @families
@@ -396,6 +422,26 @@ def test_the_share_is_not_rounded_to_half_precision(family, kernel_device):
     true = truth(p)[1]["X"] * 53e-7
     assert 1e-4 < true.abs().max() < 1
     assert relative_error(found, true) < 5 * HALF
+
+
+def test_the_share_of_chunks_multiplies_in_float32(kernel_device):
+    """On a GPU, PyTorch rounds a number to the dtype of the array that it multiplies, and not so on a CPU."""
+    p = of_size("triton_chunked", "tanh", "binary", kernel_device, dtype=torch.float16)
+    passed = Pass(*p.values(), input_gradient=True)
+    *_, scaled = triton_chunked.plan(passed)
+    assert torch.result_type(passed.dX, *scaled.args) == torch.float32
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype_of_weights", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision(dtype_of_weights, dtype, family, kernel_device):
+    p = of_size(family, "tanh", "multiclass", kernel_device, dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    w, c = ((1e-4 * torch.rand(n, generator=generator)).to(kernel_device, dtype_of_weights) for n in (53, 4))
+    allowed = 50 * EPS if dtype == torch.float32 else 5 * HALF
+    found = run(family, p, sample_weight=w, class_weight=c, input_gradient=True)
+    assert_true(p, found, w.double() * c.double()[p.Y], allowed=allowed)
 
 
 @families

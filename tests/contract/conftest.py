@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from twolayer.functional import BACKWARDS, cpu_level, kernel_for
+from twolayer.kernels import gpu
 
 from .models import Ours, Theirs
 from .page import Cell, Location, Outcome, cell_of, location_of, outcome_of, written
@@ -102,14 +103,22 @@ def _comparison(example: Problem, backward: str) -> Callable[..., None]:
         theirs = tree_leaves((truth or compute)(Theirs(example), example.X.clone(), example.Y.clone()))
         assert any(V.abs().max() > 0.01 for V in theirs), "compares nothing"
         assert_equal(ours, theirs, tolerance)
-        if float32 and example.X.device.type == "cpu" and cpu_level() is not None:  # where the compiled kernel runs
+        kernel = kernel_in_float32(example.X.device)
+        if float32 and kernel is not None:
             single = in_float32(example)
             X, Y, W1, W2 = single.X, single.Y, single.W1, single.W2
-            assert kernel_for(X, Y, W1, W2, activation=single.activation) == "cpu"
+            assert kernel_for(X, Y, W1, W2, activation=single.activation) == kernel
             ours = tree_leaves(compute(Ours(single, backward, chunks=False), X.clone(), Y.clone()))
             assert_equal(ours, theirs, IN_FLOAT32)
 
     return compare
+
+
+def kernel_in_float32(device: torch.device) -> str | None:
+    """The compiled kernel that takes the examples there, once they are in float32."""
+    if device.type == "cuda":
+        return "triton_narrow" if gpu.triton_is_installed() else None
+    return "cpu" if cpu_level() is not None else None
 
 
 def in_float32(example: Problem) -> Problem:

@@ -6,16 +6,15 @@ are the rows of every large product, as tensor cores want it, and ``A1`` and ``d
 
 Sizes in capitals are padded to powers of two, at least 16. A NaN stays one wherever it goes, and a class index that is
 out of range becomes one.
+
+No function here reads a constant of the module, such as the slope of leaky ReLU: Triton's key of what is compiled
+would then depend on which kernel a process has compiled first, and a cache that another one has filled be missed.
 """
 
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
-
-from twolayer.activations import LEAKY_RELU_SLOPE
-
-SLOPE = tl.constexpr(LEAKY_RELU_SLOPE)
 
 
 class Network(NamedTuple):
@@ -60,7 +59,7 @@ def activation(Z, ACTIVATION: tl.constexpr, EXACT: tl.constexpr):
     if ACTIVATION == "relu":
         return tl.where(Z < 0, 0.0, Z)
     elif ACTIVATION == "leaky_relu":
-        return tl.where(Z < 0, Z * SLOPE, Z)
+        return tl.where(Z < 0, Z * 0.01, Z)
     elif ACTIVATION == "sigmoid":
         return 1 / (1 + tl.exp(-Z))
     else:
@@ -83,7 +82,7 @@ def prime(A, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         return tl.where(A > 0, 1.0, 0.0)
     elif ACTIVATION == "leaky_relu":
-        return tl.where(A > 0, 1.0, SLOPE)
+        return tl.where(A > 0, 1.0, 0.01)
     elif ACTIVATION == "sigmoid":
         return A * (1 - A)
     else:

@@ -52,9 +52,10 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     warps: int
+    stages: int = STAGES
 
     def __call__(self) -> None:
-        self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=STAGES)
+        self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=self.stages)
 
 
 class Pass:
@@ -175,7 +176,7 @@ def reduce(sums, slots, costs, cost_slots, network, cost, grads, J, share, MEAN:
         if cost.scales is not None:
             scale = (1 / (tl.load(cost.scales) * tl.load(cost.scales + 1) * tl.load(cost.scales + 2))).to(tl.float32)
     tl.store(share, scale, mask=tl.program_id(0) == 0)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # the costs' may be beyond 2³¹
     n = n_h * (n_x + 1 + n_y)
     of_sums = add_slots(sums, i, slots, n, n, BLOCK)
     of_costs = add_slots(costs, i - n, cost_slots, n_y + 1, n_y + 2, BLOCK)

@@ -119,8 +119,13 @@ def plan(p: Pass) -> Sequence[Launch]:
     programs = min(2 * p.multiprocessors, tiles)
     splits = min(triton.cdiv(2 * p.multiprocessors, slabs), tiles)
     p.allocate(splits, programs, errors=True)
+    errors = p.launch(output_errors, (programs,), warps=warps, TILE=tile)
+    if (
+        p.n_x % 16 or p.n_h % 16
+    ):  # weights that are read one by one: to load them ahead takes more registers than there are
+        errors = errors._replace(stages=1)
     return [
-        p.launch(output_errors, (programs,), warps=warps, TILE=tile),
+        errors,
         p.launch(slab_gradients, (slabs, splits), warps=warps, TILE=tile),
         p.reduced(),
         *([] if p.dX is None else [input_gradient(p)]),
