@@ -62,7 +62,8 @@ class StreamedTable(Table):
         batch_size: rows in a batch.
         val_fraction, test_fraction: shares of the rows held out, drawn row by row, or group by group.
         seed: of the parts, and of the order of the rows in each epoch.
-        member: which network of an ensemble this is for: each has validation rows of its own.
+        member: which network of an ensemble this is for: each has validation rows of its own if there are
+            test rows to judge all of them by.
         buffer_rows: rows to shuffle at a time. The row groups come in an order drawn at random, too.
         num_workers: processes that read ahead; 0 to read between steps.
 
@@ -99,7 +100,7 @@ class StreamedTable(Table):
                 raise ValueError(f"{argument} must name columns of the table, got {column!r}; it has {known}")
         if split is not None and group is not None:
             raise ValueError(f"split and group must not both be given, got {split!r} and {group!r}")
-        fractions, seeds = (val_fraction, test_fraction), (seed + member, seed)
+        fractions, seeds = (val_fraction, test_fraction), (seed + (member if test_fraction else 0), seed)
         self.parting = Parting(target, weight, split, group, fractions, seeds)
         self.counted: Counted = count(self.groups, self.parting)
         part = "part"

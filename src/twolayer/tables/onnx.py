@@ -94,8 +94,7 @@ def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> 
         for column in member.encoding.columns:
             if column.kind == "category":
                 inputs[column.name] = TensorProto.STRING
-                codes = {text: float(i) for i, text in enumerate(column.levels)}
-                codes = {text: float("nan") for text in sorted(MISSING)} | codes
+                codes = {text: float("nan") for text in sorted(MISSING)} | column.codes
                 raw, code = f"{column.name}_code_{k}", f"{column.name}_wide_{k}"
                 coded: dict[str, Any] = {"keys_strings": list(codes), "values_floats": list(codes.values())}
                 default: dict[str, Any] = {"default_float": float(len(column.levels))}
