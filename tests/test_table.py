@@ -540,6 +540,22 @@ def test_onnx_answers_row_by_row_from_raw_columns(members):
     assert properties["classes"] == '["no", "yes"]'
 
 
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*:FutureWarning", "ignore::DeprecationWarning")
+def test_onnx_takes_columns_of_any_name():
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ["cat", "probabilities", "axis_1", "slots_0", "twolayer/slots_0", 'the "x", \n']
+    draw = np.random.default_rng(0)
+    columns = {name: draw.normal(size=60) for name in names}
+    write("my.csv", {name: values.tolist() for name, values in columns.items()} | {"label": ["a", "b", "c"] * 20})
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    cli.main(["export", "--ckpt_path", best])
+    session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, columns)
+    assert_close(torch.from_numpy(found).double(), twolayer.load(best).predict_proba(columns), rtol=1e-4, atol=1e-5)
+
+
 def test_the_page_s_service_answers(monkeypatch):
     pytest.importorskip("fastapi")
     pytest.importorskip("httpx2")
