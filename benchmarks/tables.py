@@ -4,6 +4,7 @@
 ``python benchmarks/tables.py`` prints the table and writes it to ``results/tables.md`` beside this file.
 """
 
+import json
 import logging
 import math
 import statistics
@@ -187,6 +188,18 @@ def measured(name: str, seeds: int, members: int) -> dict[str, list[tuple[float,
     return found
 
 
+def kept(folder: Path | None, seeds: int, members: int, name: str) -> dict[str, list[tuple[float, float]]]:
+    """What an earlier part of the run measured, or what is measured and kept now."""
+    file = folder and folder / f"{name}, {seeds} seeds, {members} members.json"
+    if file and file.is_file():
+        return json.loads(file.read_text())
+    found = measured(name, seeds, members)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found))
+    return found
+
+
 def difference(found: dict[str, list[tuple[float, float]]], one: str, other: str) -> tuple[float, float]:
     """How much more ``one`` gets wrong than ``other``: the mean over seeds, and its standard error."""
     each = [a - b for (a, _), (b, _) in zip(found[one], found[other], strict=True)]
@@ -200,9 +213,11 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=MEMBERS)
     parser.add_argument("--jobs", type=int, default=2, help="tables at a time, each on one thread")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--kept", type=Path, help="folder of results, a file for each table: a run may come in parts")
     chosen = parser.parse_args()
+    of_a_table = partial(kept, chosen.kept, chosen.seeds, chosen.members)
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-        runs = {name: pool.submit(measured, name, chosen.seeds, chosen.members) for name in reversed(chosen.tables)}
+        runs = {name: pool.submit(of_a_table, name) for name in reversed(chosen.tables)}
         results = {name: runs[name].result() for name in chosen.tables}
     ways = [NETWORK, MLP, LINEAR, ENSEMBLE, TREES]
     rows, times = [], []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import PARAMETERS, TRUE_LOSSES, problem, relative_error
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
 
 L = pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
@@ -295,6 +295,63 @@ def test_options_of_a_run(fit, counted, optimizer, options):
     assert trainer.lightning_module.why_no_kernel is None
     assert sum(counted) == trainer.global_step - 1
     assert_trained_alike(trainer, fit(None, **options))
+
+
+def warm_up(step):
+    return min(1.0, (step + 1) / 40)
+
+
+LAMBDA = partial(LambdaLR, lr_lambda=warm_up)
+
+
+class HalfWay(LRScheduler):
+    """A schedule of one's own, of which nothing is known."""
+
+    def get_lr(self):
+        return [0.5 * rate if self.last_epoch > 20 else rate for rate in self.base_lrs]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "in_blocks"),
+    [
+        (partial(OneCycleLR, max_lr=0.05), True),
+        (partial(OneCycleLR, max_lr=0.05, cycle_momentum=False, pct_start=0.05), True),
+        (LAMBDA, True),
+        (HalfWay, False),
+    ],
+    ids=["OneCycleLR with momentum", "OneCycleLR", "LambdaLR", "one's own"],
+)
+@pytest.mark.parametrize("optimizer", ["Nesterov", "AMSGrad", "AdamW"])
+def test_a_schedule_by_step_is_known_before_the_steps(fit, counted, optimizer, schedule, in_blocks):
+    of_model = {"optimizer": OPTIMIZERS[optimizer], "lr_scheduler": schedule, "scheduler_interval": "step"}
+    trainers = []
+    for at_once in (None, 1):  # as many as a call takes, and one, to the last bit
+        with pytest.MonkeyPatch.context() as patch:
+            if at_once:
+                patch.setattr(kernel_steps, "foreseeable", lambda *_: False)
+            counted.clear()
+            trainers.append(fit(of_model=of_model))
+            assert (max(counted) > 1) == (in_blocks and not at_once)
+    one, other = trainers
+    assert torch.equal(weights(one), weights(other))
+    states = [run.optimizers[0].state_dict()["param_groups"] for run in trainers]
+    assert states[0] == states[1]
+    scheduled = [run.lr_scheduler_configs[0].scheduler.state_dict()["last_epoch"] for run in trainers]
+    assert scheduled == [one.global_step] * 2
+
+
+def test_before_the_first_step_no_scheduler_is_stepped(fit, counted):
+    """PyTorch would warn of it."""
+    fit(of_model={"optimizer": OPTIMIZERS["SGD"], "lr_scheduler": LAMBDA, "scheduler_interval": "step"})
+    assert counted[:2] == [1, 6]  # of a block of seven
+
+
+def test_there_are_four_updates_for_all_steps_or_for_each():
+    W, b = torch.zeros(1, 2), torch.zeros(1)
+    parameters = Parameters(W, b, torch.zeros(1, 1), torch.zeros(1))
+    steps = Steps([cpu_steps.Update(cpu_steps.SGD, 0.1)] * 8, [torch.arange(3)] * 3)
+    with pytest.raises(ValueError, match="updates must be four, or four for each of 3 steps, got 8"):
+        cpu_steps.take(Examples(torch.ones(3, 2), torch.ones(3)), parameters, Objective("relu", "binary"), steps)
 
 
 def test_clipping_clips_a_run(fit):

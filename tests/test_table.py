@@ -9,6 +9,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -19,7 +20,7 @@ polars = pytest.importorskip("polars")
 
 import twolayer
 from twolayer import cli
-from twolayer.data import Table
+from twolayer.data import Table, reading
 from twolayer.data.parts import by_groups
 from twolayer.tables.columns import learn
 from twolayer.tables.encoding import Encoding
@@ -185,6 +186,9 @@ LEARNT = {
     "postal codes": (["01234", "99999", "01234", "99999"], "category"),
     "booleans": ([True, False, True, None], "category"),
     "dates": (["2024-01-31", "2023-02-28", "", "2020-02-29"], "date"),
+    "dates with times": (["1/31/2024 13:45", "02/28/2023 00:00"], "date"),
+    "dates with names of months": (["31-Jan-2024", "28-Feb-2023"], "date"),
+    "numbers in brackets": (["(1,234.50)", "12.00", "$(3)"], "numeric"),
     "constant": ([3, 3, 3], "dropped"),
     "nothing": (["", None, "NA", float("nan")], "dropped"),
     "each another text": ([f"row {i}" for i in range(100)], "dropped"),
@@ -208,6 +212,27 @@ def test_the_kind_of_a_column(case):
 def test_numbers_as_they_are_spelt():
     assert learn("x", ["$1,200", "$3,400.50", "7 %", "8"]).numbers(["$1,200", "7 %", "-1.5e3"]) == [1200, 7, -1500]
     assert learn("x", ["3,14", "2,7", "10"]).numbers(["1.234,5", "3,14"]) == [1234.5, 3.14]
+    assert learn("x", ["(1,234.50)", "12.00", "$(3)"]).numbers(["(1,234.50)", "$(3)", "4"]) == [-1234.5, -3, 4]
+
+
+@pytest.mark.parametrize(
+    ("learnt", "given", "numbers"),
+    [
+        (["3,14", "2,7"], ["0.25", "1.5", "7"], [0.25, 1.5, 7]),
+        (["3,14", "2,7"], ["1.234", "5.678"], [1234, 5678]),
+        (["3,14", "2,7"], ["1.234", "0,5"], [1234, 0.5]),
+        (["3.14", "2.7"], ["0,25", "1.234,5", "7"], [0.25, 1234.5, 7]),
+        (["3.14", "2.7"], ["1,234", "5"], [1234, 5]),
+    ],
+    ids=str,
+)
+def test_a_table_to_predict_may_have_the_other_decimal_mark(learnt, given, numbers):
+    assert learn("x", learnt).numbers(given) == numbers
+
+
+def test_true_and_false_may_come_as_numbers():
+    column = learn("x", [True, False] * 3)
+    assert column.numbers(np.array([1.0, 0.0]).tolist()) == column.numbers(["true", "FALSE"]) == [1.0, 0.0]
 
 
 def test_the_encoding_against_one_written_anew():
@@ -326,11 +351,17 @@ BAD = {
     "target all missing": (b"x,y\n" + b"1,\n2,NA\n" * 20, "all 40 are missing"),
     "a column twice": (GOOD.replace(b"x,y", b"y,y"), "a name for each column, got 'y' twice"),
     "two spellings": (GOOD + b"1,A\n", "must spell each class in one way, got 'A' and 'a'"),
+    "two spellings of a number": (GOOD.replace(b"a", b"1e3") + b"1,1000.0\n", "in one way, got '1000' and '1e3'"),
+    "more digits than float32 has": (
+        b"x,y\n" + b"".join(b"%d,%d\n" % (i, 10**9 + i) for i in range(40)),
+        "must vary by more than float32 can tell, got values around 1.00000002e.09 with a standard deviation of 11.7",
+    ),
+    "more than float32 can hold": (b"x,y\n1,1e39\n2,0.5\n3,1.5\n", "must hold numbers of float32, got 1e.39"),
     "10,000 classes": (b"x,y\n" + b"".join(b"1,c%d\n" % i for i in range(10_000)), "got 10000 classes in 10000 rows"),
     "not UTF-8": (GOOD + "1,é\n".encode("latin-1"), "UTF-8"),
     "not UTF-8 in the header": ("é,y\n1,a\n".encode("latin-1"), "UTF-8, got byte 0xe9"),
     "binary": (bytes(range(256)) * 10, "got binary data"),
-    "ragged": (GOOD + b"1,a,3,4\n", "cannot be read"),
+    "ragged": (GOOD + b"1,a,3,4\n", "cannot be read: .*; line 42 has 4 fields, the header 2"),
     "nothing to learn from": (b"x,y\n" + b"1,a\n1,b\n" * 20, "x: constant"),
     "text target for a regression": (GOOD, "must hold finite numbers for task 'regression', got 'a'"),
 }
@@ -367,6 +398,78 @@ def test_what_is_no_error_is_said_or_the_same():
     assert_close(Table(spaces, target="label").tensors, whole)
     some = {**table, "label": ["", *table["label"][1:]]}
     assert "1 rows without a target, or of weight 0, are left out" in Table(some, target="label").described()
+
+
+def test_names_with_quotes_and_blank_lines_at_the_end():
+    Path("my.csv").write_text('"the ""x""",y\n1,a\n2,\n3,b\n\n\n', newline="")
+    frame = reading.read("my.csv")
+    assert (frame.names, frame['the "x"'], frame["y"]) == (['the "x"', "y"], ["1", "2", "3"], ["a", None, "b"])
+    Path("my.csv").write_text("x\n1\n\n", newline="")  # a missing value of the one column there is
+    assert reading.read("my.csv")["x"] == ["1", None]
+    Path("my.csv").write_text("x;y\n", newline="")
+    with pytest.raises(ValueError, match="got a table of 2 columns and no rows"):
+        reading.read("my.csv")
+
+
+def test_many_columns_are_said_in_few_lines():
+    draw = random.Random(0)
+    table = {f"x {i}": [draw.random() for _ in range(30)] for i in range(100)} | {
+        "a\nb": [1] * 30,
+        "y": ["a", "b"] * 15,
+    }
+    lines = Table(table, target="y").described()
+    (numbers,) = [line for line in lines if "numeric" in line]
+    assert numbers.startswith("  x 0, x 1, x 2, 97 more ")
+    assert any(line.startswith("  a b ") and "constant" in line for line in lines)
+
+
+def test_a_class_that_cannot_be_held_out_is_said():
+    table = people()
+    table["label"][7] = "perhaps"
+    said = Table(table, target="label").described()
+    assert {"Class 'perhaps' has no row in val", "Class 'perhaps' has no row in test"} <= set(said)
+
+
+def test_weights_and_a_split_column_on_the_command_line(capsys):
+    table = people() | {"weight": [f"{1 + i % 3}" for i in range(ROWS)]}
+    table["part"] = ["train", "train", "valid", "Test"] * (ROWS // 4)
+    write("my.csv", table)
+    fit(
+        "--data.path=my.csv",
+        "--data.target=label",
+        "--data.weight=weight",
+        "--data.split=part",
+        "--trainer.max_epochs=2",
+    )
+    assert "On the 60 rows of test, accuracy" in capsys.readouterr().out
+
+
+def test_what_a_table_to_predict_says_nothing_by_is_said(capsys):
+    table = people()
+    write("my.csv", table)
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    other = {**table, "age": ["old", "7", *table["age"][2:]], "since": ["soon", *table["since"][1:]]}
+    write("new.csv", {**other, "town": ["Rom", "Rom", *table["town"][2:]]})
+    capsys.readouterr()
+    cli.main(["predict", "--ckpt_path=runs/my/version_0/checkpoints/best.ckpt", "--data.path=new.csv"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[:-1] == [
+        "Column 'age': 1 values, such as 'old', are no finite numbers, and count as missing",
+        "Column 'town': 2 values, such as 'Rom', are none of its 3 levels",
+        "Column 'since': 1 values, such as 'soon', are no dates as in the fit, and count as missing",
+    ]
+    model = twolayer.load("runs/my/version_0/checkpoints/best.ckpt")
+    with pytest.raises(ValueError, match=r"of equal length, got \[1, 2\]"):
+        model.predict({"age": [1, 2], "town": ["Ulm"], "since": ["2024-01-01"]})
+
+
+@pytest.mark.parametrize("options", [{}, {"group": "town"}], ids=str)
+def test_members_that_no_test_rows_judge_have_the_same_validation_rows(options):
+    table = people() | {"town": [f"town {i % 40}" for i in range(ROWS)]}
+    first, other = (Table(table, target="label", test_fraction=0, member=k, **options).splits for k in (0, 1))
+    assert len(first["val"])
+    assert_close(first, other)
+    assert Table(table, target="label", member=1, **options).splits["val"].tolist() != first["val"].tolist()
 
 
 def test_a_level_that_only_held_out_rows_have_is_no_error(caplog):
@@ -424,6 +527,22 @@ def test_onnx_answers_row_by_row_from_raw_columns(members):
         assert_close(torch.from_numpy(row).double(), expected[i : i + 1], rtol=1e-4, atol=1e-5)
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["classes"] == '["no", "yes"]'
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*:FutureWarning", "ignore::DeprecationWarning")
+def test_onnx_takes_columns_of_any_name():
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ["cat", "probabilities", "axis_1", "slots_0", "twolayer/slots_0", 'the "x", \n']
+    draw = np.random.default_rng(0)
+    columns = {name: draw.normal(size=60) for name in names}
+    write("my.csv", {name: values.tolist() for name, values in columns.items()} | {"label": ["a", "b", "c"] * 20})
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    cli.main(["export", "--ckpt_path", best])
+    session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, columns)
+    assert_close(torch.from_numpy(found).double(), twolayer.load(best).predict_proba(columns), rtol=1e-4, atol=1e-5)
 
 
 def test_the_page_s_service_answers(monkeypatch):

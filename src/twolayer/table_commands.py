@@ -109,6 +109,10 @@ def predict(args: Sequence[str]) -> Path:
     frame = read(options.path, "data.path")
     ids = options.id or [name for name in predictor.id if name in frame.names]
     write_columns(output, prediction_columns(predictor, frame, ids))
+    first = predictor.members[0].encoding
+    assert first is not None
+    for line in first.unread(frame.__getitem__):
+        print(line)
     print(f"{len(frame)} predictions: {os.path.relpath(output)}")
     return output
 

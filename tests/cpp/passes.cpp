@@ -431,18 +431,24 @@ bool steps_agree(Draw &draw, long most_threads) {
             for (float &x : *positive) x = std::fabs(x);
     }
     const double most_norm = draw.coin() ? INFINITE : 0.5;
+    const bool repeated = draw.coin(); // those of each step, though they are alike
     auto take = [&](State &s, std::vector<Batch> taken, std::vector<float> &costs) { // what is refused
-        Steps steps{taken.data(), rows.data(), costs.data(), nullptr, static_cast<int64_t>(taken.size()), p.of, most_norm, {}};
+        Steps steps{taken.data(), rows.data(), costs.data(), nullptr, static_cast<int64_t>(taken.size()), p.of, most_norm,
+                    nullptr, repeated ? 4 : 0};
         int64_t done = 0;
         steps.done = &done;
         Args a = p.a;
         a.W1 = s.V[0].data(), a.b1 = s.V[1].data(), a.W2 = s.V[2].data(), a.b2 = s.V[3].data();
-        for (int i = 0; i < 4; i++) {
-            Update &u = steps.updates[i] = of[i];
+        std::vector<Update> updates;
+        for (std::size_t i = 0; i < (repeated ? 4 * taken.size() : 4); i++) updates.push_back(of[i % 4]);
+        for (std::size_t k = 0; k < updates.size(); k++) {
+            const std::size_t i = k % 4;
+            Update &u = updates[k];
             u.V = s.V[i].data(), u.dV = dP[i]->data(), u.momentum_buffer = momentum ? s.buffer[i].data() : nullptr;
             u.exp_avg = s.m[i].data(), u.exp_avg_sq = s.v[i].data(), u.step = &s.t[i];
             u.max_exp_avg_sq = amsgrad ? s.top[i].data() : nullptr;
         }
+        steps.updates = updates.data();
         const int failed = twolayer_steps(&a, &steps);
         return std::make_pair(failed, done);
     };

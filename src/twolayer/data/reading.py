@@ -119,18 +119,22 @@ def _read_file(polars: Any, file: Path, argument: str) -> Any:
         if ending not in SEPARATORS:
             known = ", ".join((*SEPARATORS, *PARQUET))
             raise ValueError(f"{argument} must end with one of {known}, got {file}")
-        separator = _checked_separator(file, SEPARATORS[ending], argument)
-        return polars.read_csv(file, separator=separator, infer_schema=False, glob=False)
+        separator, header = _checked_text(file, SEPARATORS[ending], argument)
+        frame = polars.read_csv(file, separator=separator, infer_schema=False, glob=False)
+        frame.columns = header  # polars leaves quotes in names doubled
+        return frame.head(len(frame) - _blank_lines_at_the_end(file)) if len(header) > 1 else frame
     except (polars.exceptions.PolarsError, OSError) as error:
         said = str(error).strip().splitlines()
         hint = "; it must be in UTF-8" if "utf" in str(error).lower() else ""
+        if "more fields" in str(error):
+            hint = _longest_line(file, separator)
         raise ValueError(
             f"{argument} cannot be read: {file}: {said[0] if said else type(error).__name__}{hint}"
         ) from None
 
 
-def _checked_separator(file: Path, usual: str, argument: str) -> str:
-    """The separator by the first line: another one than the ending says, where the usual one is not there at all."""
+def _checked_text(file: Path, usual: str, argument: str) -> tuple[str, list[str]]:
+    """The separator by the first line, another one than the ending says where that is not there, and the names."""
     with file.open("rb") as opened:
         start = opened.read(65_536)
     if not start.strip():
@@ -147,11 +151,30 @@ def _checked_separator(file: Path, usual: str, argument: str) -> str:
         others = {
             one: lines[0].count(one)
             for one in ",;\t|"
-            if one in lines[0] and lines[0].count(one) == lines[1].count(one)
+            if one in lines[0] and (not lines[1].strip() or lines[0].count(one) == lines[1].count(one))
         }
         separator = max(others, key=others.__getitem__) if others else usual
-    header = next(csv.reader(lines[:1], delimiter=separator), [])
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        header = next(csv.reader(opened, delimiter=separator), [])
     twice = [name for name, count in Counter(name.strip() for name in header).items() if count > 1]
     if twice:
         raise ValueError(f"{argument} must have a name for each column, got {twice[0]!r} twice: {file}")
-    return separator
+    return separator, header
+
+
+def _blank_lines_at_the_end(file: Path) -> int:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 65_536))
+        end = opened.read()
+    return max(0, len(end[len(end.rstrip(b"\r\n")) :].splitlines()) - 1)
+
+
+def _longest_line(file: Path, separator: str) -> str:
+    """Where the first line is that has more fields than the header."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        rows = csv.reader(opened, delimiter=separator)
+        wide = len(next(rows))
+        for row in rows:
+            if len(row) > wide:
+                return f"; line {rows.line_num} has {len(row)} fields, the header {wide}"
+    return ""

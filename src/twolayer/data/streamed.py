@@ -90,7 +90,8 @@ class StreamedTable(Table):
         self.groups = RowGroups(path)
         columns = {"target": target, "weight": self.weight, "split": self.split, "group": self.group}
         check_names({name: [column] for name, column in columns.items() if column is not None}, self.groups.names)
-        fractions, seeds = (self.val_fraction, self.test_fraction), (self.seed + self.member, self.seed)
+        of_val = self.seed + self.member if self.test_fraction else self.seed  # as :class:`Table` draws them
+        fractions, seeds = (self.val_fraction, self.test_fraction), (of_val, self.seed)
         self.parting = Parting(target, self.weight, self.split, self.group, fractions, seeds)
         self.counted: Counted = count(self.groups, self.parting)
         part = "part"

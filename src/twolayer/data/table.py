@@ -21,6 +21,7 @@ from twolayer.tables.values import present
 BATCHES_IN_AN_EPOCH = 32
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
 STEPS, FEWEST_EPOCHS = 3200, 20
+MOST_LINES = 40
 
 
 class Table(TabularDataModule):
@@ -42,7 +43,8 @@ class Table(TabularDataModule):
         task: ``"binary"``, ``"multiclass"`` or ``"regression"``; None to tell by the target.
         batch_size: None for a 32nd of the training rows, between 32 and 256.
         val_fraction, test_fraction, seed, on_device: as for :class:`TabularDataModule`.
-        member: which network of an ensemble this is for: each has validation rows of its own.
+        member: which network of an ensemble this is for: each has validation rows of its own if there are
+            test rows to judge all of them by.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: the message says in one line what is wrong with the table.
@@ -132,8 +134,12 @@ class Table(TabularDataModule):
         """Row numbers of ``"train"``, ``"val"`` and ``"test"``, among the rows with a target."""
         if self.split is not None:
             return parts.by_column(self._values(self.split), self.split)
+        found = self._drawn(self.member)
+        return found if len(found["test"]) else self._drawn(0)  # they judge the ensemble: no member trains on them
+
+    def _drawn(self, member: int) -> parts.Parts:
         fractions = {"test": self.test_fraction, "val": self.val_fraction}
-        seeds = {"test": self.seed, "val": self.seed + self.member}
+        seeds = {"test": self.seed, "val": self.seed + member}
         if self.group is not None:
             return parts.by_groups(self._values(self.group), fractions, seeds)
         labels = torch.zeros(len(self.rows)) if self.task == "regression" else self.targets
@@ -212,13 +218,22 @@ class Table(TabularDataModule):
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
         lines.append(f"Target {self.target.name}: {self.task}{classes}{more}")
-        rows = list(self.encoding.described())
-        wide = max(len(name) for name, _, _ in rows)
+        lines += self._classes_not_held_out()
+        rows = _alike_together(list(self.encoding.described()))
+        wide = min(max(len(name) for name, _, _ in rows), 40)
         lines += [f"  {name:{wide}}  {kind:8}  {what}" for name, kind, what in rows]
         train = self.splits["train"]
         columns = leaking(self.encoding, lambda name: self._values(name), self.targets, train)
         lines += [f"Warning: column {name!r} predicts the target alone: does it leak it?" for name in columns]
         return lines
+
+    def _classes_not_held_out(self) -> list[str]:
+        if not self.target.classes:
+            return []
+        parts = {part: rows for part, rows in self.splits.items() if len(rows)}
+        counts = {part: self.targets[rows].bincount(minlength=len(self.target.classes)) for part, rows in parts.items()}
+        few = [(part, k) for part, found in counts.items() for k in (found == 0).nonzero().flatten().tolist()][:10]
+        return [f"Class {self.target.classes[k]!r} has no row in {part}" for part, k in few]
 
     # What a checkpoint needs to predict from a table.
 
@@ -257,3 +272,21 @@ def check_names(named: dict[str, list[str]], names: Sequence[str]) -> None:
             if name not in names:
                 known = ", ".join(map(repr, names[:20]))
                 raise ValueError(f"{argument} must name columns of the table, got {name!r}; it has {known}")
+
+
+def _alike_together(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """A line for each column, or, of many, one for all with which the same is done; names without line breaks."""
+    rows = [(" ".join(name.split()) or "''", kind, what) for name, kind, what in rows]
+    if len(rows) <= MOST_LINES:
+        return rows
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, kind, what in rows:
+        alike.setdefault((kind, what), []).append(name)
+    return [
+        (
+            ", ".join(names if kind == "dropped" or len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"]),
+            kind,
+            what,
+        )
+        for (kind, what), names in alike.items()
+    ]

@@ -879,7 +879,8 @@ struct Steps {
     int64_t *done;                 // out: how many steps
     int64_t count, of;             // steps; examples there are
     double most_norm;              // of the gradients, or infinite
-    Update updates[4];             // of the parameters and gradients in Args
+    const Update *updates;         // of the parameters and gradients in Args, four
+    int64_t next;                  // from those of a step to those of the next: 4, or 0 where all are alike
 };
 
 // An optimizer's step for each batch.
@@ -888,8 +889,8 @@ void steps(Args a, const Steps &s) {
     for (long i = 0; i < s.count; i++)
         a.m = std::max(a.m, s.batches[i].m), a.threads = std::max(a.threads, s.batches[i].threads);
     check(a);
-    for (const Update &u : s.updates)
-        if (u.rule < 0 || u.rule >= RULES) throw Refusal{UNKNOWN};
+    for (long i = 0; i < 4 + s.next * (s.count - 1); i++)
+        if (s.updates[i].rule < 0 || s.updates[i].rule >= RULES) throw Refusal{UNKNOWN};
     Passes passes(a);
     for (*s.done = 0; *s.done < s.count; ++*s.done) {
         const Batch &batch = s.batches[*s.done];
@@ -898,12 +899,13 @@ void steps(Args a, const Steps &s) {
         for (long r = 0; s.rows && r < a.m; r++) right &= 0 <= a.rows[r] && a.rows[r] < s.of;
         if (!right) throw Refusal{ROWS};
         passes.run(batch.threads);
-        if (s.most_norm < INFINITE) clip(s.updates, 4, s.most_norm);
-        for (const Update &u : s.updates)
-            if (u.rule == ADAM) *u.step += 1;
+        const Update *first = s.updates + s.next * *s.done, *last = first + 4;
+        if (s.most_norm < INFINITE) clip(first, 4, s.most_norm);
+        for (const Update *u = first; u < last; u++)
+            if (u->rule == ADAM) *u->step += 1;
         const long wide = passes.is_wide ? batch.threads : 1;
         parallel(wide, [&](long t) {
-            for (const Update &u : s.updates) update(u, u.size * t / wide, u.size * (t + 1) / wide);
+            for (const Update *u = first; u < last; u++) update(*u, u->size * t / wide, u->size * (t + 1) / wide);
         });
     }
 }

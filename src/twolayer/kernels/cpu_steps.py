@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator, Sequence
+from ctypes import addressof, c_char
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from twolayer.tasks import Examples, Objective
 
 SGD, ADAM = range(2)
 """Their places in the enum of cpu_optimizers.h."""
-STEPS = struct.Struct("=4q2qd" + 4 * "7q4q7d")
+STEPS = struct.Struct("=4q2qd2q")
+UPDATE = struct.Struct("=7q4q7d")
 IN_A_CALL = 2_000_000_000
 """Floating point operations after which a call should end, a fraction of a second: then an interrupt comes through."""
 
@@ -60,7 +62,7 @@ class Steps(NamedTuple):
     """What is to be done."""
 
     updates: Sequence[Update]
-    """One for each parameter."""
+    """One for each parameter; or four for each step, where a schedule changes their numbers from step to step."""
     batches: Sequence[Tensor] | None = None
     """For each step, the numbers of its rows, int64; None for a ``number`` of steps on all rows."""
     number: int = 1
@@ -93,12 +95,18 @@ def take(examples: Examples, parameters: Parameters, objective: Objective, steps
         plan, rows = _plan(list(map(len, steps.batches)), sizes), torch.cat(list(steps.batches))
     costs = torch.empty(len(plan), dtype=torch.float32, device=plan.device)
     done = torch.zeros_like(plan[0, 0])
+    four = len(parameters)
+    of_each = len(steps.updates) // four
+    if len(steps.updates) != four * of_each or of_each not in (1, len(plan)):
+        raise ValueError(f"updates must be four, or four for each of {len(plan)} steps, got {len(steps.updates)}")
+    of_one = zip(tuple(parameters) * of_each, tuple(grads) * of_each, steps.updates, strict=True)
+    updates = bytearray().join(UPDATE.pack(*_fields(*one)) for one in of_one)
     packed = STEPS.pack(
         *map(_address, (plan, rows, costs, done)),
         *(len(plan), m, steps.most_norm),
-        *(field for of_one in zip(parameters, grads, steps.updates, strict=True) for field in _fields(*of_one)),
+        *(addressof(c_char.from_buffer(updates)), four if of_each > 1 else 0),
     )
-    increment_version([*parameters, *(V for update in steps.updates for V in update.state)])
+    increment_version([*parameters, *(V for update in steps.updates[:four] for V in update.state)])
     arguments = cpu.ARGUMENTS.pack(*fields, 1, objective.label_smoothing, LEAKY_RELU_SLOPE)
     failed = cpu.call("twolayer_steps", arguments, packed)
     del alive

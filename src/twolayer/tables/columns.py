@@ -60,12 +60,35 @@ class Column:
             return torch.where(values.isfinite(), values, math.nan)
         present = cells.present(values)
         if self.kind == "numeric":
-            return cells.numbers(present, self.decimal)[0]
+            return cells.numbers(present, cells.mark_in(present, self.decimal))[0]
         if self.kind == "date":
             return [cells.date_parts(cells.moment(value, self.date_format)) for value in present]
-        codes = {name: float(i) for i, name in enumerate(self.levels)}
-        other = float(len(codes))
+        codes, other = self.codes, float(len(self.levels))
         return [float("nan") if value is None else codes.get(cells.level(value), other) for value in present]
+
+    @property
+    def codes(self) -> dict[str, float]:
+        """Of each level its index; of true and false, 1 and 0 are other names."""
+        codes = {name: float(i) for i, name in enumerate(self.levels)}
+        if codes.keys() <= {"False", "True"}:
+            codes |= {str(int(name == "True")): code for name, code in codes.items()}
+        return codes
+
+    def unread(self, values: Sequence[Any]) -> list[Any]:
+        """Those of the values that are there and say nothing to the network: no number, no date, a level it never saw.
+
+        >>> learn("size", ["1", "2", "3"]).unread(["4", "much", None])
+        ['much']
+        """
+        if self.kind == "dropped":
+            return []
+        present = cells.present(values)
+        if self.kind == "numeric":
+            return cells.numbers(present, cells.mark_in(present, self.decimal))[1]
+        if self.kind == "date":
+            return [one for one in present if one is not None and cells.moment(one, self.date_format) is None]
+        codes = self.codes
+        return [one for one in present if one is not None and cells.level(one) not in codes]
 
     def state(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""

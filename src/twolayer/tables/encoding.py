@@ -161,6 +161,17 @@ class Encoding:
         """Inputs ``(m, out_features)``, float32."""
         return torch.cat([self.features(rows) for rows in self.matrix(values).split(ROWS_AT_ONCE)])
 
+    def unread(self, values: Values) -> Iterator[str]:
+        """Of each column a line that says which of its values count as missing or as a level like no other, if any."""
+        for column in self.columns:
+            if column.kind != "dropped" and (odd := column.unread(values(column.name))):
+                what = {
+                    "numeric": "no finite numbers, and count as missing",
+                    "date": "no dates as in the fit, and count as missing",
+                    "category": f"none of its {len(column.levels)} levels",
+                }[column.kind]
+                yield f"Column {column.name!r}: {len(odd)} values, such as {odd[0]!r}, are {what}"
+
     def described(self) -> Iterator[tuple[str, str, str]]:
         """Of each column its name, its kind and what is done with it."""
         indicators, slot = set(self.features.indicator_of.tolist()), 0

@@ -57,6 +57,8 @@ def export(predictor: Predictor, path: str | Path) -> Path:
     example = tuple(torch.zeros(3, wide, dtype=torch.float64) for wide in slots)
     names = [f"slots_{k}" for k in range(len(members))]
     output = "value" if predictor.task == "regression" else "probabilities"
+    while output in predictor.columns:
+        output += "_"
     program: Any = torch.onnx.export(
         _Answer(members).eval(),
         example,
@@ -67,8 +69,11 @@ def export(predictor: Predictor, path: str | Path) -> Path:
         opset_version=OPSET,
         verbose=False,
     )
-    model = program.model_proto
-    _put_columns_before(model, members, names)
+    inside = "twolayer/"
+    while any(name.startswith(inside) for name in predictor.columns):
+        inside += "/"
+    model = onnx.compose.add_prefix(program.model_proto, inside, rename_outputs=False)
+    _put_columns_before(model, members, inside)
     said = {
         "task": predictor.task,
         "classes": predictor.classes,
@@ -82,21 +87,24 @@ def export(predictor: Predictor, path: str | Path) -> Path:
     return Path(path)
 
 
-def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> None:
-    """Nodes that make the slots of each member of the raw columns, which become the inputs."""
+def _put_columns_before(model: Any, members: list[Member], inside: str) -> None:
+    """Nodes that make the slots of each member of the raw columns, which become the inputs.
+
+    What has a name in between begins with ``inside``, as no column does.
+    """
     from onnx import TensorProto, helper
 
     inputs: dict[str, int] = {}
-    nodes = [helper.make_node("Constant", [], ["axis_1"], value_ints=[1])]
-    for k, (member, name) in enumerate(zip(members, names, strict=True)):
+    axis = f"{inside}axis_1"
+    nodes = [helper.make_node("Constant", [], [axis], value_ints=[1])]
+    for k, member in enumerate(members):
         assert member.encoding is not None
         columns: list[str] = []
         for column in member.encoding.columns:
             if column.kind == "category":
                 inputs[column.name] = TensorProto.STRING
-                codes = {text: float(i) for i, text in enumerate(column.levels)}
-                codes = {text: float("nan") for text in sorted(MISSING)} | codes
-                raw, code = f"{column.name}_code_{k}", f"{column.name}_wide_{k}"
+                codes = {text: float("nan") for text in sorted(MISSING)} | column.codes
+                raw, code = f"{inside}{column.name}_code_{k}", f"{inside}{column.name}_wide_{k}"
                 coded: dict[str, Any] = {"keys_strings": list(codes), "values_floats": list(codes.values())}
                 default: dict[str, Any] = {"default_float": float(len(column.levels))}
                 nodes.append(
@@ -108,10 +116,10 @@ def _put_columns_before(model: Any, members: list[Member], names: list[str]) -> 
                 parts = [f"{column.name}.{part}" for part in DATE_PARTS] if column.kind == "date" else [column.name]
                 inputs |= dict.fromkeys(parts, TensorProto.DOUBLE)
                 columns += parts
-        upright = [f"{part}_column_{k}" for part in columns]
+        upright = [f"{inside}{part}_column_{k}" for part in columns]
         for part, up in zip(columns, upright, strict=True):
-            nodes.append(helper.make_node("Unsqueeze", [part, "axis_1"], [up]))
-        nodes.append(helper.make_node("Concat", upright, [name], axis=1))
+            nodes.append(helper.make_node("Unsqueeze", [part, axis], [up]))
+        nodes.append(helper.make_node("Concat", upright, [f"{inside}slots_{k}"], axis=1))
     rest = list(model.graph.node)
     del model.graph.node[:], model.graph.input[:]
     model.graph.node.extend([*nodes, *rest])

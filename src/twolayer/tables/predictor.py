@@ -177,6 +177,9 @@ def _values(rows: Any, columns: Sequence[str]) -> Values:
         column = "columns" if len(missing) > 1 else "column"
         needed, got = (", ".join(map(repr, some)) for some in (missing, names))
         raise ValueError(f"the table must have the {column} {needed}, got {got}")
+    lengths = {len(rows[name]) for name in columns} if isinstance(rows, dict) else set()
+    if len(lengths) > 1:
+        raise ValueError(f"the columns must be of equal length, got {sorted(lengths)}")
     return lambda name: listed(rows[name])
 
 

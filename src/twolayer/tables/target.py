@@ -57,10 +57,11 @@ class Target:
                 raise ValueError(f"target {name!r} must hold finite numbers for task 'regression', got {odd[0]!r}")
             if len(set(numbers)) == 1:
                 raise ValueError(f"target {name!r} must vary, got {found[0]!r} in all {len(found)} rows")
+            _check_resolution(name, numbers)
             return cls(name, "regression", decimal=decimal)
         counts = Counter(map(cells.level, found))
         classes = sorted(counts, key=_by_number) if numbers is not None else sorted(counts)
-        _check_spelling(name, classes)
+        _check_spelling(name, classes, decimal)
         if len(classes) == 1:
             raise ValueError(f"target {name!r} must have two classes or more, got {classes[0]!r} alone")
         if len(classes) > MOST_CLASSES or 2 * len(classes) > max(len(found), 8):
@@ -81,7 +82,7 @@ class Target:
         """
         present = cells.present(values)
         if self.task == "regression":
-            numbers, odd = cells.numbers(present, self.decimal)
+            numbers, odd = cells.numbers(present, cells.mark_in(present, self.decimal))
             if odd or None in present:
                 raise ValueError(f"target {self.name!r} must hold finite numbers, got {odd[0] if odd else None!r}")
             return torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1)
@@ -108,6 +109,18 @@ def _continuous(numbers: list[float], found: list[Any]) -> bool:
     return len(distinct) > MOST_CLASSES_OF_NUMBERS or not all(x.is_integer() for x in distinct)
 
 
+def _check_resolution(name: str, numbers: list[float]) -> None:
+    values = torch.tensor(numbers, dtype=torch.float64)
+    largest, spread = values.abs().max().item(), values.std().item()
+    if not largest < torch.finfo(torch.float32).max:
+        raise ValueError(f"target {name!r} must hold numbers of float32, got {largest:.3g}")
+    if largest * torch.finfo(torch.float32).eps > 1e-3 * spread:
+        raise ValueError(
+            f"target {name!r} must vary by more than float32 can tell, got values around {values.mean().item():.9g} "
+            f"with a standard deviation of {spread:.3g}: subtract what they have in common"
+        )
+
+
 def _by_number(name: str) -> tuple[float, str]:
     try:
         return cells.number(name), name
@@ -115,9 +128,13 @@ def _by_number(name: str) -> tuple[float, str]:
         return 0.0, name
 
 
-def _check_spelling(name: str, classes: list[str]) -> None:
-    spelt: dict[str, str] = {}
+def _check_spelling(name: str, classes: list[str], decimal: str) -> None:
+    spelt: dict[str | float, str] = {}
     for one in classes:
-        other = spelt.setdefault(" ".join(one.casefold().split()), one)
+        try:
+            key: str | float = cells.number(one, decimal)
+        except ValueError:
+            key = " ".join(one.casefold().split())
+        other = spelt.setdefault(key, one)
         if other != one:
             raise ValueError(f"target {name!r} must spell each class in one way, got {other!r} and {one!r}")

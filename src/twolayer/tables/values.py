@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-MISSING = {"", "na", "n/a", "nan", "nat", "null", "none", "?", "-", "<na>", "#n/a"}
+MISSING = {"", "na", "n/a", "n.a.", "nan", "nat", "null", "none", "?", ".", "-", "--", "<na>", "#n/a"}
 DECORATION = re.compile(r"[\s$€£¥₹%'’]")
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
 DECIMAL_COMMA = re.compile(r"[-+]?\d{0,3}(\.?\d{3})*\d*,\d+")
+DECIMAL_POINT = re.compile(r"[-+]?(\d*\.(\d{1,2}|\d{4,})|0*\.\d+|\d{4,}\.\d+|\d+\.?\d*[eE][-+]?\d+)([eE][-+]?\d+)?")
+"""What has one point, which does not part thousands."""
+IN_BRACKETS = re.compile(r"\((.*\d.*)\)")
+"""As accountants write negative numbers."""
 CODE = re.compile(r"0\d+")
 """As postal codes have it: no number begins with a zero."""
-DATE_FORMATS = ("iso", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%d-%b-%Y")
+DATE_FORMATS = ("iso", *(day + time for time in ("", " %H:%M", " %H:%M:%S") for day in DAYS))
 
 
 def present(values: Sequence[Any]) -> list[Any]:
@@ -47,21 +52,35 @@ def decimal_mark(values: Sequence[Any]) -> str:
     >>> decimal_mark(["3,14", "1,234"]), decimal_mark(["1,234", "5,678.90"])
     (',', '.')
     """
-    texts = [DECORATION.sub("", value) for value in values if isinstance(value, str) and "," in value]
+    texts = [_bare(value) for value in values if isinstance(value, str) and "," in value]
     comma = any(not THOUSANDS.fullmatch(text) for text in texts) and all(map(DECIMAL_COMMA.fullmatch, texts))
     return "," if comma else "."
+
+
+def mark_in(values: Sequence[Any], usual: str) -> str:
+    """The decimal mark of a column whose numbers have had the mark ``usual``: another file may have the other one.
+
+    >>> mark_in(["0.5", "12.25"], ","), mark_in(["1.234", "5"], ","), mark_in(["1.234", "0,5"], ",")
+    ('.', ',', ',')
+    """
+    if usual == ".":
+        points = any(isinstance(value, str) and "." in value and "," not in value for value in values)
+        return "." if points else decimal_mark(values)
+    texts = [_bare(value) for value in values if isinstance(value, str)]
+    return "." if not any("," in text for text in texts) and any(map(DECIMAL_POINT.fullmatch, texts)) else ","
 
 
 def number(value: Any, decimal: str = ".") -> float:
     """The number that a value is or spells; NaN for None.
 
-    Currency signs, percent signs, spaces and the marks between thousands have no say in it: ``"45 %"`` is 45.
+    Currency signs, percent signs, spaces and the marks between thousands have no say in it: ``"45 %"`` is 45. Brackets
+    around it are a minus.
 
     Raises:
         ValueError: it is none.
 
-    >>> [number("$1,234.50"), number("45 %"), number("3,5", decimal=","), number(True)]
-    [1234.5, 45.0, 3.5, 1.0]
+    >>> [number("$1,234.50"), number("45 %"), number("3,5", decimal=","), number(True), number("(2.50)")]
+    [1234.5, 45.0, 3.5, 1.0, -2.5]
     """
     if value is None:
         return math.nan
@@ -73,18 +92,22 @@ def number(value: Any, decimal: str = ".") -> float:
         except (TypeError, OverflowError) as error:
             raise ValueError(str(error)) from None
     try:
-        if "_" not in value:
+        if "_" not in value and (decimal == "." or "." not in value):
             return float(value)
     except ValueError:
         pass
-    text = DECORATION.sub("", value).replace("−", "-")
-    if decimal == ",":
+    text = _bare(value)
+    if decimal == "," and not DECIMAL_POINT.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
     elif THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     if "_" in text:
         raise ValueError(f"{value!r} is no number")
     return float(text)
+
+
+def _bare(text: str) -> str:
+    return IN_BRACKETS.sub(r"-\1", DECORATION.sub("", text)).replace("−", "-")
 
 
 def is_code(value: Any) -> bool:

@@ -64,7 +64,7 @@ def _kernel(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     by_equations = net.backward == "streamed" or (net.backward != "autograd" and loader.steps_per_call is not None)
     if not by_equations:
         return "torch"
-    X, Y = loader.dataset.tensors
+    X, Y, *_ = loader.dataset.tensors
     few = slice(0, loader.batch_size)
     batch: Any = trainer.precision_plugin.convert_input((X[few].to(net.W1.device), Y[few].to(net.W1.device)))
     X, T, _ = prepared(*batch)

@@ -87,6 +87,13 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
     return found
 
 
+def foreseeable(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether what schedulers do after steps may as well come before: PyTorch's own look at their number alone."""
+    return "lr_scheduler_step" not in overridden(module, L.LightningModule) and all(
+        type(config.scheduler).__module__ == "torch.optim.lr_scheduler" for config in trainer.lr_scheduler_configs
+    )
+
+
 NOT_BEGUN = "the optimizer makes its state in a first step"
 
 
@@ -120,16 +127,24 @@ def is_state(V: Tensor, shape: tuple[int, ...]) -> bool:
     return type(V) is Tensor and is_plain(V) and V.dtype is torch.float32 and V.shape == shape and V.is_contiguous()
 
 
+def in_a_call(of: Problem, rows: Sequence[Rows]) -> Sequence[Rows]:
+    """The first of those batches, as many as one call takes."""
+    return rows[: cpu_steps.in_a_call(list(map(_size, rows)), of.parameters)]
+
+
+def _size(batch: Rows) -> int:
+    return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+
+
 def take(
     of: Problem, optimizer: Optimizer, changes: list[Update], rows: Sequence[Rows], most_norm: float
 ) -> list[tuple[Tensor, int]]:
-    """The first steps of those on batches of these rows, as many as one call takes: the cost before each, and its rows.
+    """Steps on batches of these rows: the cost before each, and its rows.
 
-    They are fewer where the next one is refused, which step by step raises what there is to be raised. ``.grad`` is
-    what the last step went by. For the optimizer, and for who counts its calls, all of them are one.
+    ``changes`` are one for each parameter, or four for each step. The steps are fewer where the next one is refused,
+    which step by step raises what there is to be raised. ``.grad`` is what the last step went by. For the optimizer,
+    and for who counts its calls, all of them are one.
     """
-    sizes = [batch.stop - batch.start if isinstance(batch, slice) else len(batch) for batch in rows]
-    rows = rows[: cpu_steps.in_a_call(sizes, of.parameters)]
     batches = [
         torch.arange(batch.start, batch.stop, device="cpu") if isinstance(batch, slice) else batch for batch in rows
     ]
@@ -144,4 +159,4 @@ def take(
     costs, gradients = step(closure)
     for V, dV in zip(of.parameters, gradients, strict=True):
         V.grad = dV if len(costs) else None
-    return list(zip(costs.unbind(), sizes, strict=False))
+    return list(zip(costs.unbind(), map(_size, rows), strict=False))

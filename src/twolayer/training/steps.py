@@ -283,8 +283,15 @@ class StepsInBlocks(L.LightningModule):
         changes = kernel_steps.updates(optimizer, problem.parameters)
         if isinstance(changes, str):
             return []
-        by_step = any(config.interval == "step" for config in self.trainer.lr_scheduler_configs)
-        rows = block.rows[done : done + 1] if by_step else block.rows[done:]
+        rows = kernel_steps.in_a_call(problem, block.rows[done:])
+        if any(config.interval == "step" for config in self.trainer.lr_scheduler_configs):
+            begun = self.first_cost is not None or done > 0  # before any step, a scheduler warns
+            rows = rows if begun and kernel_steps.foreseeable(self.trainer, self) else rows[:1]
+            for _ in rows[1:]:  # the schedulers are ahead only if a step is refused, which ends the fit
+                self._step_schedulers()
+                of_the_next = kernel_steps.updates(optimizer, problem.parameters)
+                assert not isinstance(of_the_next, str), of_the_next
+                changes += of_the_next
         found = kernel_steps.take(problem, optimizer, changes, rows, self.trainer.gradient_clip_val or math.inf)
         block.took(done + len(found))
         return found
