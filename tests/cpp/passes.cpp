@@ -431,7 +431,7 @@ bool steps_agree(Draw &draw, long most_threads) {
             for (float &x : *positive) x = std::fabs(x);
     }
     const double most_norm = draw.coin() ? INFINITE : 0.5;
-    const bool repeated = draw.coin(); // those of each step, though they are alike
+    const bool repeated = rows.size() % 2 == 0; // those of each step, though they are alike
     auto take = [&](State &s, std::vector<Batch> taken, std::vector<float> &costs) { // what is refused
         Steps steps{taken.data(), rows.data(), costs.data(), nullptr, static_cast<int64_t>(taken.size()), p.of, most_norm,
                     nullptr, repeated ? 4 : 0};
