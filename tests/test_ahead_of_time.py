@@ -47,7 +47,7 @@ SPILLED_OF_ODD_SIZES = {
     "12.1": 432,
     "gfx942": 180,
 }
-"""With loads that are masked one by one: the most is in the narrow kernel, or on 12.0 where the wide one has 125 inputs."""
+"""With loads that are masked one by one. The most is in the narrow kernel; on 12.0, in the wide one with 125 inputs."""
 PRODUCTS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma", "10.3": "tcgen05.mma", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
