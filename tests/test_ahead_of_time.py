@@ -43,11 +43,11 @@ SPILLED_OF_ODD_SIZES = {
     "9.0": 144,
     "10.0": 224,
     "10.3": 224,
-    "12.0": 224,
-    "12.1": 224,
+    "12.0": 432,
+    "12.1": 432,
     "gfx942": 180,
 }
-"""With loads that are masked one by one. The most is in the narrow kernel, for 61 inputs."""
+"""With loads that are masked one by one. The most is in the narrow kernel; on 12.0, in the wide one with 125 inputs."""
 PRODUCTS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma", "10.3": "tcgen05.mma", "gfx942": "MFMA"}
 """The instruction of the tensor cores; else the one that all of NVIDIA's have."""
 
