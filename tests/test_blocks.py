@@ -694,20 +694,20 @@ def ends_within_an_epoch(trainer, model):
 
 
 @pytest.mark.parametrize(
-    ("change", "said", "blocks"),
+    "case",
     [
         (accumulates, "accumulate_grad_batches is 4", None),
         (looks_at_batches, "CountsBatches has on_train_batch_end", None),
         (clamps_gradients, "net.W1 has a hook", None),
         (ends_within_an_epoch, "for blocks to end where max_steps", 8),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=lambda case: case[0].__name__,
 )
 @pytest.mark.parametrize("when", ["on_train_start", "on_train_epoch_start"])
 @pytest.mark.parametrize("resumed", [False, True])
-def test_what_changes_when_an_epoch_begins_changes_the_blocks(
-    fit, tmp_path, caplog, change, said, blocks, when, resumed
-):
+def test_what_changes_when_an_epoch_begins_changes_the_blocks(fit, caplog, case, when, resumed):
+    change, said, blocks = case
+
     class Changes(Callback):
         def on_train_start(self, trainer, pl_module):
             if when == "on_train_start":
@@ -719,10 +719,9 @@ def test_what_changes_when_an_epoch_begins_changes_the_blocks(
 
     options = {"optimizer": SGD, "max_epochs": 4}
     if resumed:  # within the first epoch
-        path = tmp_path / "step=16.ckpt"
-        saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=16)
+        saves = ModelCheckpoint(filename="{step}", save_top_k=-1, every_n_train_steps=16)
         fit(16, **options, callbacks=saves, enable_checkpointing=True)
-        options["ckpt_path"] = path
+        options["ckpt_path"] = Path(saves.dirpath) / "step=16.ckpt"
     with caplog.at_level(logging.INFO):
         trainer = fit(16, **options, callbacks=Changes())
     assert said in caplog.text

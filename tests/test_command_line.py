@@ -674,7 +674,7 @@ def changed(checkpoint, part, value):
 
 @pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize(
-    ("part", "value", "words"),
+    "case",
     [
         ("pytorch-lightning_version", None, "pytorch-lightning_version"),
         ("pytorch-lightning_version", "abc", "pytorch-lightning_version 'abc'"),
@@ -694,7 +694,8 @@ def changed(checkpoint, part, value):
         ("callbacks/UnitMonitor", 3, "TypeError"),
     ],
 )
-def test_a_checkpoint_of_another_kind_is_named(command, part, value, words, trained, monkeypatch, capsys):
+def test_a_checkpoint_of_another_kind_is_named(command, case, trained, monkeypatch, capsys):
+    part, value, words = case
     checkpoint = torch.load(trained / "good.ckpt", weights_only=True)
     changed(checkpoint, part, value)
     torch.save(checkpoint, trained / "other.ckpt")

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any, Literal, Self
 
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -164,6 +165,8 @@ class LitTwoLayer(StepsInBlocks):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         use_local_files(self.trainer.strategy)
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # Lightning does so after it has loaded a checkpoint, whose weights it would round
         data = getattr(self.trainer, "datamodule", None)
         if getattr(data, "streams", False):
             for evaluation in self._evaluations.values():
