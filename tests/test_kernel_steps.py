@@ -547,7 +547,9 @@ def test_shapes_and_dtypes_of_targets(task, n_y):
     model = LitTwoLayer(3, 4, n_y, task=task)
     for targets, fits in ((FITS, True), (FITS_NOT, False)):
         for Y in targets[task, n_y]:
-            found = problem(model.net, (torch.randn(9, 3), Y), model.standardize_inputs, model.standardize_targets)
+            found = kernel_problem.problem(
+                model.net, (torch.randn(9, 3), Y), model.standardize_inputs, model.standardize_targets
+            )
             assert isinstance(found, str) != fits, (Y.shape, Y.dtype, found)
 
 
