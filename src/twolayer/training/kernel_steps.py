@@ -14,6 +14,17 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    StepLR,
+)
 
 from twolayer import context
 from twolayer.equations import Parameters
@@ -87,10 +98,17 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
     return found
 
 
+BY_NUMBER = (
+    *(ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, ExponentialLR, LinearLR),
+    *(MultiStepLR, OneCycleLR, PolynomialLR, StepLR),
+)
+"""Schedulers that look at nothing but the number of steps; in others a user's own function may look at anything."""
+
+
 def foreseeable(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether what schedulers do after steps may as well come before: PyTorch's own look at their number alone."""
+    """Whether what schedulers do after steps may as well come before."""
     return "lr_scheduler_step" not in overridden(module, L.LightningModule) and all(
-        type(config.scheduler).__module__ == "torch.optim.lr_scheduler" for config in trainer.lr_scheduler_configs
+        type(config.scheduler) in BY_NUMBER for config in trainer.lr_scheduler_configs
     )
 
 
