@@ -378,8 +378,9 @@ struct Part {
     const long moving = a.pass == PRODUCT; // how these change along the direction
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
-    // Rows a power of two apart would share few sets of the cache.
-    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0;
+    // Rows a power of two apart would share few sets of the cache. And where no forward pass has read the tile row by
+    // row, the product that takes it feature by feature would wait for the memory at each row.
+    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || a.pass == BACKWARD;
     const long X_room = net.n_x + VL;
     Array<float> Xcopy = room<float>(gathers ? R * X_room : 0);
     Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
@@ -416,12 +417,12 @@ struct Part {
         const float *X = a.X + first * a.X_stride;
         long X_stride = a.X_stride;
         if (gathers) gather(first, n), X = Xcopy.get(), X_stride = X_room;
-        if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long k) { slab[k] = row[k]; });
+        if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long size) { std::memcpy(slab, row, size); });
         else forward<g>(n, X, X_stride);
         switch (a.pass) {
         case FORWARD:
             for (long r = 0; r < n; r++) std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
-            if (a.A1) rows_of_A1(first, n, [](float *slab, float *row, long k) { row[k] = slab[k]; });
+            if (a.A1) rows_of_A1(first, n, [](float *slab, float *row, long size) { std::memcpy(row, slab, size); });
             return;
         case NORMS: // of single examples, which their weights do not change
             targets(first, n);
@@ -450,18 +451,14 @@ struct Part {
         }
     }
 
-    // copy(slab, row, unit) for each number of A1, between the tile and the rows that are kept.
+    // copy(slab, row, bytes) for each row of a slab of A1, between the tile and the rows that are kept.
     template <class Copy> void rows_of_A1(long first, long n, Copy copy) {
         for (long s = 0; s < net.slabs; s++) {
             const long units = std::min(NR, net.n_h - s * NR);
             for (long r = 0; r < n; r++) {
-                float *slab = &A1[(s * R + r) * NR], *row = a.A1 + (first + r) * net.n_h + s * NR;
-                if (units == NR)
-                    for (long k = 0; k < NR; k++) copy(slab, row, k);
-                else {
-                    for (long k = 0; k < units; k++) copy(slab, row, k);
-                    std::fill(slab + units, slab + NR, 0.0f);
-                }
+                float *slab = &A1[(s * R + r) * NR];
+                copy(slab, a.A1 + (first + r) * net.n_h + s * NR, units * 4);
+                std::fill(slab + units, slab + NR, 0.0f);
             }
         }
     }
