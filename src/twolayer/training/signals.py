@@ -93,6 +93,10 @@ class SaveOnSignal(Checkpoint):
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
+        self._saved_at: int | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved_at = trainer.global_step
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()  # in the place of Lightning's handler, which ends a run without a checkpoint
@@ -122,6 +126,8 @@ class SaveOnSignal(Checkpoint):
             self._save(trainer)  # at the end of an epoch once more: plateaus have looked since
             self.signals.end(f" after step {trainer.global_step}, which is saved")
         last = self._path(trainer)
+        if trainer.strategy.broadcast(last.is_file() and self._saved_at != trainer.global_step):
+            self._save(trainer)  # the last validation, which saves, came before the last steps
         if last.is_file():
             self.signals.checkpoint = os.path.relpath(last)
 
