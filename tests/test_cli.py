@@ -16,6 +16,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
 from twolayer import cli
+from twolayer.answers import Answer
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -192,7 +193,7 @@ def test_the_command_line_counts_more_than_the_checkpoint(caplog):
     trained = fit()
     command = run("test", "moons", "--ckpt_path", str(last_of(trained)), "--model.backward=autograd")
     assert command.model.net.backward == "autograd"
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(Answer, match="size mismatch"):
         run("test", "moons", "--ckpt_path", str(last_of(trained)), "--model.hidden_features", "7")
 
 
