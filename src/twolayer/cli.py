@@ -57,7 +57,7 @@ class SaveFitConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.ckpt_path is None:
+        if stage == "fit" and self.config.get("ckpt_path") is None:
             super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -151,7 +151,7 @@ class TwoLayerCLI(LightningCLI):
     def _of_the_data(self, name: str, data: L.LightningDataModule) -> Any:
         """Of a trained network, what the checkpoint says: other rows may show fewer classes."""
         trained = self.subcommand != "fit" and name in self.saved
-        if trained and name != "in_features":
+        if trained and (name != "in_features" or isinstance(data, Table)):  # a table reads rows as the checkpoint says
             return self.saved[name]
         try:
             found = getattr(data, name)
