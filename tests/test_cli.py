@@ -1,6 +1,7 @@
 """The command line, run in process: each experiment, the files it leaves, and the traps around checkpoints."""
 
 import csv
+import gc
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ pytest.importorskip("jsonargparse")
 pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
-from twolayer import cli
+from twolayer import __main__, cli
 from twolayer.answers import Answer
 
 ROOT = Path(__file__).parents[1]
@@ -338,3 +339,9 @@ def test_the_console_script_is_the_same_main():
     text = (ROOT / "pyproject.toml").read_text()
     assert 'twolayer = "twolayer.__main__:main"' in text
     assert "from twolayer.__main__ import main" in (ROOT / "train.py").read_text()
+
+
+def test_garbage_is_collected_once_all_is_imported(monkeypatch):
+    monkeypatch.setattr(cli, "main", gc.isenabled)
+    assert __main__.main()
+    gc.unfreeze()

@@ -1,5 +1,6 @@
 """``python -m twolayer``, and the console script: the command line, or one line on what it takes to have one."""
 
+import gc
 import sys
 from typing import Any
 
@@ -8,10 +9,16 @@ from twolayer.extras import missing
 
 def main() -> Any:
     """As :func:`twolayer.cli.main`, with the arguments of the process."""
+    collecting = gc.isenabled()
+    gc.disable()  # what comes is to stay, and looking through it again and again was a tenth of the start
     try:
         from twolayer import cli
     except ModuleNotFoundError as error:
         sys.exit(f"twolayer: {missing(error)}")
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
     return cli.main()
 
 
