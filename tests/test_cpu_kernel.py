@@ -290,8 +290,9 @@ def test_what_is_no_number_stays_none(activation, task, level):
     assert grads["b2"].isnan().any()
 
 
-def test_an_infinite_input_saturates():
-    p = of_size("tanh", "binary", m=53, n_x=5, n_h=7)
+@pytest.mark.parametrize("n_h", [7, 3, 1])
+def test_an_infinite_input_saturates(n_h, level):
+    p = of_size("tanh", "binary", m=53, n_x=5, n_h=n_h)
     p.X[17, 2] = torch.inf
     J, grads = kernel(p)
     assert relative_error(J, truth(p)[0]) < 50 * EPS

@@ -26,9 +26,9 @@ def by_kernel(monkeypatch):
             monkeypatch.setattr(module, name, lambda *a, name=name, **k: pytest.fail(f"PyTorch's operators ran {name}"))
 
 
-def in_both(activation, task, **options):
+def in_both(activation, task, n_h=37):
     """The problem's network and data in float32, and the same numbers in float64."""
-    p = problem(activation, task, dtype=torch.float32, m=77, n_x=6, n_h=37, **options)
+    p = problem(activation, task, dtype=torch.float32, m=77, n_x=6, n_h=n_h)
     net = p.net()
     exact = p.net().double()
     Y = p.Y.double() if p.Y.is_floating_point() else p.Y
@@ -40,10 +40,11 @@ def worst(found, truth):
     return max((a.double() - b).abs().max().item() for a, b in zip(found, truth, strict=True)) / scale.item()
 
 
+@pytest.mark.parametrize("n_h", [37, 32, 3])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_logits_and_their_way_back(activation, task, threads, by_kernel):
-    net, X, _, exact, X64, _ = in_both(activation, task)
+def test_logits_and_their_way_back(activation, task, n_h, threads, by_kernel):
+    net, X, _, exact, X64, _ = in_both(activation, task, n_h)
     X, X64 = X.requires_grad_(), X64.requires_grad_()
     Z2, truth = net(X), exact.to_sequential()(X64)
     assert relative_error(Z2, truth) < ALLOWED
@@ -80,10 +81,11 @@ def test_hessian_products(activation, task, weighted, threads, by_kernel):
     assert worst(found.values(), truth) < ALLOWED
 
 
+@pytest.mark.parametrize("n_h", [37, 3])  # of few units, those of several rows share a register
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_norms(activation, task, threads, by_kernel):
-    net, X, Y, exact, X64, Y64 = in_both(activation, task)
+def test_norms(activation, task, n_h, threads, by_kernel):
+    net, X, Y, exact, X64, Y64 = in_both(activation, task, n_h)
     sequential = exact.to_sequential()
 
     def norm(x, y):

@@ -85,6 +85,11 @@ inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
+inline ivec first(long n) { // the bits of the first n
+    ivec is_first;
+    for (long i = 0; i < VL; i++) is_first[i] = i < n ? -1 : 0;
+    return is_first;
+}
 inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
 template <long N> inline float sum(const float *x) { // one half plus the other, again and again
     if constexpr (N == 1) return *x;
@@ -229,8 +234,9 @@ struct Free {
 template <class T> using Array = std::unique_ptr<T[], Free>;
 
 template <class T> Array<T> room(long n) {
+    if (!n) return nullptr;
     constexpr size_t page = size_t(2) << 20;
-    const size_t bytes = std::max<size_t>(n, 1) * sizeof(T), align = bytes < page ? 64 : page;
+    const size_t bytes = n * sizeof(T), align = bytes < page ? 64 : page;
     void *p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
     if (!p) throw std::bad_alloc();
 #if defined(__linux__)
@@ -380,7 +386,7 @@ struct Part {
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
     // Rows a power of two apart would share few sets of the cache. And where no forward pass has read the tile row by
     // row, the product that takes it feature by feature would wait for the memory at each row.
-    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || a.pass == BACKWARD;
+    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || (a.pass == BACKWARD && net.n_x > 64);
     const long X_room = net.n_x + VL;
     Array<float> Xcopy = room<float>(gathers ? R * X_room : 0);
     Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
@@ -456,9 +462,9 @@ struct Part {
         for (long s = 0; s < net.slabs; s++) {
             const long units = std::min(NR, net.n_h - s * NR);
             for (long r = 0; r < n; r++) {
-                float *slab = &A1[(s * R + r) * NR];
-                copy(slab, a.A1 + (first + r) * net.n_h + s * NR, units * 4);
-                std::fill(slab + units, slab + NR, 0.0f);
+                float *slab = &A1[(s * R + r) * NR], *row = a.A1 + (first + r) * net.n_h + s * NR;
+                if (units == NR) copy(slab, row, NR * 4); // of a size that the compiler knows: no call
+                else copy(slab, row, units * 4), std::fill(slab + units, slab + NR, 0.0f);
             }
         }
     }
@@ -474,7 +480,8 @@ struct Part {
             for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
             panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
-            each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A); // A1 = g(Z1)
+            if (units <= VL / 4) each_of_few<g>(n, units, A);
+            else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A); // A1 = g(Z1)
             to_outputs(n, s, A, net.of);
         }
         outputs(n, a.b2, Z2.get()); // Z2 = A1 W2ᵀ + b2
@@ -486,11 +493,23 @@ struct Part {
             for (long i = 0; i < n * NR; i += VL) at(to + i) = of(i);
             return;
         }
-        ivec is_unit[2]{}; // bits
-        for (long h = 0; h < NR; h++) is_unit[h / VL][h % VL] = h < units ? -1 : 0;
+        const ivec is_unit[2] = {first(units), first(units - VL)};
         for (long i = 0; i < n * NR; i += NR) {
             at(to + i) = from_bits(bits(of(i)) & is_unit[0]);
             at(to + i + VL) = units > VL ? from_bits(bits(of(i + VL)) & is_unit[1]) : vec{};
+        }
+    }
+
+    // The same of the activation, where the units of four rows fill one register.
+    template <int g> void each_of_few(long n, long units, float *A) {
+        constexpr long few = VL / 4;
+        ivec is_unit;
+        for (long i = 0; i < VL; i++) is_unit[i] = i % few < units ? -1 : 0;
+        for (long r = 0; r < n; r++) std::memcpy(&D[r * few], A + r * NR, few * 4);
+        for (long i = 0; i < n * few; i += VL) at(&D[i]) = from_bits(bits(activation<g>(at(&D[i]), net.slope)) & is_unit);
+        for (long r = 0; r < n; r++) {
+            at(A + r * NR) = at(A + r * NR + VL) = vec{};
+            std::memcpy(A + r * NR, &D[r * few], few * 4);
         }
     }
 
@@ -593,16 +612,19 @@ struct Part {
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
-            panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
-            std::memset(D.get(), 0, n * NR * 4);
-            panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
-            vec d0{}, d1{};
-            for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
-                float *d = &D[r * NR];
-                d0 += at(d) *= prime<g>(at(A + r * NR), net.slope);
-                d1 += at(d + VL) *= prime<g>(at(A + r * NR + VL), net.slope);
+            if (n_y == 1) backward_of_one<g>(n, units, A, &net.of.W2[s * NR], dW2 + s * NR, db1 + s * NR);
+            else {
+                panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
+                std::memset(D.get(), 0, n * NR * 4);
+                panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+                vec d0{}, d1{};
+                for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
+                    float *d = &D[r * NR];
+                    d0 += at(d) *= prime<g>(at(A + r * NR), net.slope);
+                    d1 += at(d + VL) *= prime<g>(at(A + r * NR + VL), net.slope);
+                }
+                at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
             }
-            at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
             panel(n_x, units, n, X, 1, X_stride, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
             for (long x = 0; a.dX && x < net.xs; x++) // dX = dZ1 W1
                 panel(n, n_x - x * NR, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
@@ -610,6 +632,21 @@ struct Part {
         for (long r = 0; a.dX && r < n; r++)
             for (long k = 0; k < n_x; k++)
                 a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR] * static_cast<float>(share);
+    }
+
+    // The same lines of a slab where there is one output: all at one look at a row.
+    template <int g> void backward_of_one(long n, long units, const float *A, const float *W2, float *dW2, float *db1) {
+        const long read = a.dX ? NR : units; // of D
+        for (long half = 0; half * VL < read; half++, A += VL, W2 += VL, dW2 += VL, db1 += VL) {
+            const vec w = at(W2);
+            vec of_W2 = at(dW2), of_b1 = at(db1);
+            for (long r = 0; r < n; r++) {
+                const vec a = at(A + r * NR), dz2 = all(Z2[r]), dz1 = dz2 * w * prime<g>(a, net.slope);
+                at(&D[r * NR + half * VL]) = dz1;
+                of_W2 += dz2 * a, of_b1 += dz1;
+            }
+            at(dW2) = of_W2, at(db1) = of_b1;
+        }
     }
 
     void add_rows(long n, const float *Z, float *to) const {
@@ -723,10 +760,11 @@ struct Part {
         targets(first, n);
         if (moving) curvatures(n, std::make_integer_sequence<int, TASKS>());
         losses(n);
+        if (!weighted) weight += n;
         for (long r = 0; r < n; r++) {
             double l = 0;
             for (long j = 0; j < net.n_y; j++) l += L[r * net.ldz + j];
-            weight += weighted ? w[r] : 1;
+            if (weighted) weight += w[r];
             cost += weighted ? w[r] * l : l;
         }
         weigh(first, n);
@@ -836,16 +874,21 @@ struct Passes {
     // Writes the gradients, each `every`th slab of them.
     void gradients(long threads, double divisor, long first, long every) const {
         const Part &part = *parts[0];
+        const double scale = 1 / divisor;
         // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
         auto reduce = [&](const float *p, long units, float *to, long stride) {
             double total[NR] = {};
             for (long t = 0; t < threads; t++) {
                 const Part &other = *parts[t];
-                const long at = p - part.sums.get();
-                for (long i = 0; i < units; i++)
-                    total[i] += other.total(at + i) + (other.totals ? other.totals[at + i] : 0);
+                const float *sums = other.sums.get() + (p - part.sums.get());
+                const double unit = other.unit ? other.unit : 1;
+                for (long i = 0; i < units; i++) total[i] += sums[i] * unit;
+                if (other.totals) {
+                    const double *totals = other.totals.get() + (p - part.sums.get());
+                    for (long i = 0; i < units; i++) total[i] += totals[i];
+                }
             }
-            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
+            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] * scale);
         };
         const long n_x = a.n_x, n_y = a.n_y;
         for (long s = first; s < net.slabs; s += every) {

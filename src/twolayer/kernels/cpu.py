@@ -49,6 +49,8 @@ PULLED_BACK = {activation: Objective(activation, PAIRING, reduction="sum") for a
 """Whose gradients are what any ``Y`` at the logits pulls back."""
 NONE = (0,)
 """The address of what there is not."""
+SCALAR = torch.empty((), dtype=torch.float32, device="cpu")
+"""What the cost is like."""
 
 
 def why_not(examples: Examples, parameters: Parameters, objective: Objective) -> str | None:
@@ -190,7 +192,7 @@ def prepared(
     if class_weight is not None:
         class_weight = class_weight.to(torch.float64).contiguous()
     empty = torch.empty_like
-    J, dX = X.new_empty(()), X.new_empty(m, n_x) if input_gradient else None
+    J, dX = empty(SCALAR), X.new_empty(m, n_x) if input_gradient else None
     dW1, db1, dW2, db2 = empty(W1), empty(b1), empty(W2), empty(b2)
     return (
         (
