@@ -62,7 +62,7 @@ LAYERS = [
     ["tables"],
     ["training"],
     ["answers", "callbacks", "data", "plots"],
-    ["limits", "parsing", "table_commands"],
+    ["limits", "parsing", "resuming", "table_commands"],
     ["report"],
     ["cli"],
     ["__main__"],

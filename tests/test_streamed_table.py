@@ -20,7 +20,7 @@ import lightning as L
 import twolayer
 from twolayer import cli
 from twolayer.data import StreamedTable, Table
-from twolayer.data.row_groups import StreamLoader
+from twolayer.data.stream import StreamLoader
 from twolayer.training import LitTwoLayer
 
 
@@ -98,7 +98,7 @@ def test_every_row_once_whatever_the_number_of_processes(shares, batch_size, mon
     )
     seen, steps = [], set()
     for share in range(shares):
-        monkeypatch.setattr("twolayer.data.row_groups._processes", lambda share=share: (share, shares))
+        monkeypatch.setattr("twolayer.data.stream._processes", lambda share=share: (share, shares))
         batches = rows_of(data.train_dataloader(), data)
         seen += itertools.chain(*batches)
         steps.add(len(batches))

@@ -10,7 +10,8 @@ from torch import Tensor
 from twolayer.arguments import positive_int
 from twolayer.data.parts import weights_of
 from twolayer.data.reading import Frame, read
-from twolayer.data.row_groups import Batch, Counted, Parting, RowGroups, Stream, StreamLoader, count, sample_of
+from twolayer.data.row_groups import Counted, Parting, RowGroups, count, sample_of
+from twolayer.data.stream import Batch, Stream, StreamLoader
 from twolayer.data.table import Table, check_names
 from twolayer.tables.encoding import Encoding
 from twolayer.tables.target import Target
