@@ -29,10 +29,16 @@ from memory import grown
 from peers import PASS, PROBLEMS, Problem, check, criterion, data, in_torch, network, peers, stepping, without_graph
 from torch import Tensor, nn
 
+from twolayer import functional, shortcut
+from twolayer.backward.gradients import Loss
+from twolayer.equations import Parameters
 from twolayer.functional import cpu_level
+from twolayer.kernels import cpu
 from twolayer.kernels.chunked import default_chunk_size
+from twolayer.tasks import Examples, Objective, Plan
 
-SHAPES = ["flower", "minibatch", "higgs", "mnist"]
+SMALL = ["flower", "minibatch"]
+SHAPES = [*SMALL, "higgs", "mnist"]
 EAGER, LOSS, OWN, NO_GRAD = "`nn.Sequential`", "`net.loss` + `backward`", "`net(X)`, own loss", "`net(X)`, `no_grad`"
 STREAMED = ", streamed"
 HVP, NORMS, BY_OPERATORS, BY_FUNC = "`hvp`", "`per_sample_grad_norms`", ", in operators", ", `torch.func`"
@@ -120,6 +126,48 @@ def measure(names: list[str], rounds: int | None) -> dict[str, Times]:
     return found
 
 
+def layers(problem: Problem) -> dict[str, Step]:
+    """A step of ``net.loss`` from the inside out: each holds the one before."""
+    X, Y = data(problem)
+    net = network(problem)
+    parameters, examples = Parameters(*net.parameters()), Examples(X, Y)
+    objective, plan = Objective(problem.activation, problem.task), Plan()
+    detached = Parameters(*(V.detach() for V in parameters))
+    J, _, grads = cpu.run_loss_and_grads(examples, detached, objective, plan)
+
+    def copied(*_: Any) -> tuple[Tensor, None, Parameters]:
+        return J.clone(), None, Parameters(*(V.clone() for V in grads))
+
+    def applied(run: Any) -> Tensor:
+        return Loss.apply_at_rest(run, objective, plan, *examples[:2], *parameters, None, None)
+
+    costs = {
+        "PyTorch: the call of a Function, `backward`": lambda X, Y: applied(copied),
+        "the kernel": lambda X, Y: applied(cpu.run_loss_and_grads),
+        "whether the call is an ordinary one": lambda X, Y: shortcut.loss(examples, parameters, objective),
+        "`functional.loss`": lambda X, Y: functional.loss(X, Y, *parameters, activation=problem.activation),
+        "`net.loss`": net.loss,
+    }
+    return {EAGER: in_torch(problem), **{name: stepping(cost, net, X, Y) for name, cost in costs.items()}}
+
+
+def measure_layers(names: list[str], rounds: int | None) -> dict[str, Times]:
+    return {name: interleaved(timed(layers(PROBLEMS[name])), rounds or PROBLEMS[name].rounds) for name in names}
+
+
+def layers_table(measured: dict[str, Times]) -> str:
+    rows: dict[str, list[str]] = {}
+    for times in measured.values():
+        before = 0.0
+        for name, seconds in times.items():
+            median = 1e6 * statistics.median(seconds)
+            cells = rows.setdefault(name, [name])
+            cells.extend([f"{median:.0f}", "" if name == EAGER else f"{median - before:+.0f}"])
+            before = 0.0 if name == EAGER else median
+    heads = [head for shape in measured for head in (str(PROBLEMS[shape]), "more")]
+    return table(["microseconds", *heads], list(rows.values()))
+
+
 def against(times: Times, other: str) -> str:
     return best(times, [EAGER, *(name for name in times if name.startswith("peer"))]) if other == "best peer" else other
 
@@ -165,6 +213,8 @@ def main() -> None:
         name: alone(measure, chosen.only, chosen.rounds, environment=environment)
         for name, environment in MALLOCS.items()
     }
+    small = [name for name in SMALL if name in chosen.only]
+    found_layers = alone(measure_layers, small, chosen.rounds, environment=MALLOCS["default malloc"])
     body = "\n\n".join(
         [
             f"""How many times quicker than the other, the median over paired rounds and their range. The kernel is that
@@ -172,6 +222,12 @@ for `{cpu_level()}`. "In operators" is what runs where there is none.
 
 {target_table(found)}""",
             f"## Memory of `net.loss` and `backward` beyond inputs and parameters\n\n{memory_table()}",
+            f"""## Where a small step goes
+
+A step of `net.loss` and `backward` from the inside out: each line holds the one before, and "more" is what it adds. The
+first gives copies of gradients that are there. Medians with the default malloc.
+
+{layers_table(found_layers)}""",
             *(f"## With the {malloc}\n\n{times_table(measured)}" for malloc, measured in found.items()),
         ]
     )

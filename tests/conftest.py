@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("pytest -m cuda needs a CUDA GPU, and torch.cuda.is_available() is False")
+    pages = [name for name in ("contract_page", "every_fault") if config.getoption(name, None)]
+    if pages and config.getoption("numprocesses", None):
+        raise pytest.UsageError(f"--{pages[0].replace('_', '-')} writes what one process has seen: leave out -n")
     # The problems are small: several threads would only wait for each other, for long where cores are few and busy.
     torch.set_num_threads(1)
 
