@@ -278,6 +278,22 @@ def test_the_parts_are_disjoint_whole_and_stratified():
     assert member.splits["val"].tolist() != parts["val"]
 
 
+def test_small_classes_and_few_groups_leave_rows_to_validate_and_to_test():
+    columns = {"x": [float(i) for i in range(100)], "label": [f"class {i % 20}" for i in range(100)]}
+    table = Table(columns, target="label")
+    assert table.rows_in == {"train": 75, "test": 15, "val": 10}  # of 5 in a class, 0.75 and 0.5
+    for part in ("test", "val"):
+        assert table.targets[table.splits[part]].bincount().max() == 1
+    for count in (3, 5, 8):
+        parts = by_groups([i % count for i in range(120)], {"test": 0.15, "val": 0.1}, {"test": 0, "val": 1})
+        assert min(map(len, parts.values())) >= 120 // count
+        assert parts["train"].numel() == 120 - 2 * (120 // count)
+    sizes = by_groups(["a"] * 80 + ["b"] * 15 + ["c"] * 14 + ["d"] * 11, {"test": 0.1}, {"test": 0})
+    assert sizes["test"].tolist() == list(range(109, 120))  # the smallest
+    with pytest.raises(ValueError, match="group must have enough groups for each part, got 2: none is left for val"):
+        by_groups(["a", "b"] * 9, {"test": 0.15, "val": 0.1}, {"test": 0, "val": 0})
+
+
 def test_no_group_is_on_both_sides_and_a_split_column_counts():
     groups = [i // 7 for i in range(ROWS)]
     parts = by_groups(groups, {"test": 0.2, "val": 0.2}, {"test": 0, "val": 1})

@@ -57,7 +57,11 @@ def by_column(values: Sequence[Any], name: str) -> Parts:
 
 
 def by_groups(values: Sequence[Any], fractions: dict[str, float], seeds: dict[str, int]) -> Parts:
-    """Rows of one value are in one part; a missing value is a group of its own.
+    """Rows of one value are in one part; a missing value is a group of its own. Where each is larger than what a part is
+    to have, it gets the smallest.
+
+    Raises:
+        ValueError: there are too few groups for a part to get one and leave one.
 
     >>> parts = by_groups(list("aabbccdd"), {"test": 0.25, "val": 0.25}, {"test": 0, "val": 0})
     >>> sorted(len(rows) for rows in parts.values())
@@ -73,13 +77,20 @@ def by_groups(values: Sequence[Any], fractions: dict[str, float], seeds: dict[st
         taken = int((sizes[rest].cumsum(0) <= fraction * len(names) + 1e-9).sum())
         parts[part] = torch.isin(of, rest[:taken]).nonzero().squeeze(1)
         if fraction and not taken:
-            raise ValueError(f"group must have enough groups for each part, got {len(index)}: none is left for {part}")
+            if len(rest) < 2:
+                raise ValueError(f"group must have enough groups for each part, got {len(index)}: none is left for {part}")
+            rest, taken = rest[sizes[rest].argsort(stable=True)], 1
+            parts[part] = (of == rest[0]).nonzero().squeeze(1)
         rest = rest[taken:].sort().values
     return {"train": torch.isin(of, rest).nonzero().squeeze(1), **parts}
 
 
 def at_random(labels: Tensor, fractions: dict[str, float], seeds: dict[str, int]) -> Parts:
-    """With the same share of each label in every part; a label with few rows is trained on first.
+    """With the same share of each label in every part, to the row that remains; a label's last row is trained on.
+
+    >>> parts = at_random(torch.arange(20) // 5, {"test": 0.15, "val": 0.1}, {"test": 0, "val": 0})
+    >>> {part: len(rows) for part, rows in parts.items()}
+    {'train': 15, 'test': 3, 'val': 2}
 
     Args:
         labels: ``(m,)``, all the same for no stratification.
@@ -87,14 +98,19 @@ def at_random(labels: Tensor, fractions: dict[str, float], seeds: dict[str, int]
         seeds: for each of them.
     """
     parts, rest = {}, torch.arange(len(labels))
+    kinds, totals = labels.unique(return_counts=True)
     for part, fraction in fractions.items():
         rest = rest[torch.randperm(len(rest), generator=_generator(seeds[part]))]
-        taken = []
-        for label in labels.unique():
-            rows = rest[labels[rest] == label]
-            total = int((labels == label).sum())
-            taken.append(rows[: min(round(fraction * total), len(rows) - 1)])
-        parts[part] = torch.cat(taken).sort().values
+        rows = [rest[labels[rest] == label] for label in kinds]
+        wanted = fraction * totals.double()
+        room = torch.tensor([len(of_label) - 1 for of_label in rows])
+        sizes = torch.minimum((wanted + 1e-9).floor().long(), room)
+        remainders = torch.where(sizes < room, wanted - sizes, -1)
+        missing = max(0, round(fraction * len(labels)) - int(sizes.sum()))
+        order = torch.randperm(len(kinds), generator=_generator(seeds[part]))  # of equal remainders, any
+        for k in order[remainders[order].argsort(descending=True, stable=True)][:missing].tolist():
+            sizes[k] += remainders[k] > 0
+        parts[part] = torch.cat([of_label[:size] for of_label, size in zip(rows, sizes, strict=True)]).sort().values
         rest = rest[~torch.isin(rest, parts[part])].sort().values
     return {"train": rest, **parts}
 

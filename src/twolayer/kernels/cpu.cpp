@@ -85,10 +85,10 @@ inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
-inline ivec first(long n) { // the bits of the first n
-    ivec is_first;
-    for (long i = 0; i < VL; i++) is_first[i] = i < n ? -1 : 0;
-    return is_first;
+inline ivec lanes_up_to(long n) { // all bits of the first n
+    ivec lanes;
+    for (long i = 0; i < VL; i++) lanes[i] = i < n ? -1 : 0;
+    return lanes;
 }
 inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
 template <long N> inline float sum(const float *x) { // one half plus the other, again and again
@@ -385,7 +385,7 @@ struct Part {
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
     // Rows a power of two apart would share few sets of the cache. And where no forward pass has read the tile row by
-    // row, the product that takes it feature by feature would wait for the memory at each row.
+    // row, the product that takes it feature by feature would wait for the memory at each row; narrow ones it reads whole.
     const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || (a.pass == BACKWARD && net.n_x > 64);
     const long X_room = net.n_x + VL;
     Array<float> Xcopy = room<float>(gathers ? R * X_room : 0);
@@ -480,8 +480,8 @@ struct Part {
             for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
             panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
-            if (units <= VL / 4) each_of_few<g>(n, units, A);
-            else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A); // A1 = g(Z1)
+            if (units <= VL / 4) each_of_few<g>(n, units, A); // A1 = g(Z1)
+            else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A);
             to_outputs(n, s, A, net.of);
         }
         outputs(n, a.b2, Z2.get()); // Z2 = A1 W2ᵀ + b2
@@ -493,14 +493,14 @@ struct Part {
             for (long i = 0; i < n * NR; i += VL) at(to + i) = of(i);
             return;
         }
-        const ivec is_unit[2] = {first(units), first(units - VL)};
+        const ivec is_unit[2] = {lanes_up_to(units), lanes_up_to(units - VL)};
         for (long i = 0; i < n * NR; i += NR) {
             at(to + i) = from_bits(bits(of(i)) & is_unit[0]);
             at(to + i + VL) = units > VL ? from_bits(bits(of(i + VL)) & is_unit[1]) : vec{};
         }
     }
 
-    // The same of the activation, where the units of four rows fill one register.
+    // A1 = g(Z1) of so few units that those of four rows fill one register.
     template <int g> void each_of_few(long n, long units, float *A) {
         constexpr long few = VL / 4;
         ivec is_unit;
@@ -634,7 +634,7 @@ struct Part {
                 a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR] * static_cast<float>(share);
     }
 
-    // The same lines of a slab where there is one output: all at one look at a row.
+    // Where there is one output: dW2 = dZ2ᵀ A1, dZ1 = dZ2 W2 ⊙ g'(Z1) and db1 = Σ_rows dZ1 of a slab, at one look at a row.
     template <int g> void backward_of_one(long n, long units, const float *A, const float *W2, float *dW2, float *db1) {
         const long read = a.dX ? NR : units; // of D
         for (long half = 0; half * VL < read; half++, A += VL, W2 += VL, dW2 += VL, db1 += VL) {
@@ -874,21 +874,16 @@ struct Passes {
     // Writes the gradients, each `every`th slab of them.
     void gradients(long threads, double divisor, long first, long every) const {
         const Part &part = *parts[0];
-        const double scale = 1 / divisor;
         // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
         auto reduce = [&](const float *p, long units, float *to, long stride) {
             double total[NR] = {};
             for (long t = 0; t < threads; t++) {
                 const Part &other = *parts[t];
-                const float *sums = other.sums.get() + (p - part.sums.get());
-                const double unit = other.unit ? other.unit : 1;
-                for (long i = 0; i < units; i++) total[i] += sums[i] * unit;
-                if (other.totals) {
-                    const double *totals = other.totals.get() + (p - part.sums.get());
-                    for (long i = 0; i < units; i++) total[i] += totals[i];
-                }
+                const long at = p - part.sums.get();
+                for (long i = 0; i < units; i++)
+                    total[i] += other.total(at + i) + (other.totals ? other.totals[at + i] : 0);
             }
-            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] * scale);
+            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
         };
         const long n_x = a.n_x, n_y = a.n_y;
         for (long s = first; s < net.slabs; s += every) {
