@@ -147,7 +147,7 @@ def test_targets_are_let_through_as_by_the_door(task, dtype, n_y):
             if found is None:
                 continue
             taken += 1
-            checked, _ = arguments.examples(examples, arguments.parameters(*parameters), task)
+            checked, _, _ = arguments.call(examples, parameters, task)
             J, _, grads = choice.run_loss_and_grads(checked, parameters, objective, Plan(kernel="cpu"))
             assert all(map(torch.equal, (J, *grads), (found[0], *found[1])))
     if dtype is None and not (task == "binary" and n_y == 3):
@@ -187,7 +187,7 @@ def test_ordinary_calls_are_let_through(monkeypatch):
     """Or all of the above says nothing."""
     examples, _, _ = parts()
     net = problem("tanh", "binary", m=13, dtype=torch.float32, margin=1e-4).net()
-    monkeypatch.setattr(arguments, "parameters", None)  # the door's
+    monkeypatch.setattr(arguments, "checked", None)  # the door's
     net.loss(examples.X, examples.Y).backward()
     net.loss_and_grads(examples.X, examples.Y)
     net(examples.X).sum().backward()

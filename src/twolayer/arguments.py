@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed
+from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed, undisturbed
 from twolayer.equations import Parameters
 from twolayer.kernels import KERNELS
 from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
@@ -17,6 +17,11 @@ from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
 REDUCTIONS = ("mean", "sum", "none")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Of parameters, inputs and logits: the equations are those of real numbers."""
+INDICES = (
+    *(torch.int64, torch.int32, torch.int16, torch.int8),
+    *(torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+)
+"""Of classes."""
 ROUNDING = 4
 """Units in the last place that a computed probability may lie outside of [0, 1]."""
 
@@ -94,6 +99,44 @@ def dense(argument: str, V: Tensor) -> Tensor:
     return V
 
 
+# The first look, and most often the only one: those below ask every tensor for every property, to say what does not fit
+
+
+def is_ordinary(X: Tensor, parameters: Parameters, Y: Tensor | None = None) -> bool:
+    """Whether all are dense tensors on a CPU of one dtype (``Y`` of any), and of shapes ``(m, n_x)`` and the network's,
+    while nothing traces, transforms or converts them."""
+    W1, b1, W2, b2 = parameters
+    try:
+        (m, n_x), (n_h, features), (n_y, hidden) = X.shape, W1.shape, W2.shape
+        return (
+            features == n_x
+            and hidden == n_h
+            and b1.shape == (n_h,)
+            and b2.shape == (n_y,)
+            and m * n_x * n_h * n_y > 0
+            and undisturbed(X, W1, b1, W2, b2, Y)
+            and X.dtype == W1.dtype == b1.dtype == W2.dtype == b2.dtype
+            and X.dtype in DTYPES
+        )
+    except (RuntimeError, ValueError, AttributeError):  # another number of dimensions, no memory, no tensor
+        return False
+
+
+def are_ordinary(examples: Examples, parameters: Parameters, task: str) -> bool:
+    """Whether it :func:`is_ordinary`, there are no weights, and targets have a shape and dtype that the task takes."""
+    X, Y, sample_weight, class_weight = examples
+    if sample_weight is not None or class_weight is not None or not is_ordinary(X, parameters, Y):
+        return False
+    rows, n_y = X.shape[:1], parameters.b2.shape
+    if task == "multiclass" and Y.dtype in INDICES:
+        return Y.shape == rows
+    return (
+        (Y.shape == rows + n_y or (n_y == (1,) and Y.shape == rows))
+        and (Y.dtype in DTYPES or (task in ("binary", "multilabel") and (Y.dtype in INDICES or Y.dtype is torch.bool)))
+        and not (task == "binary" and n_y != (1,))
+    )
+
+
 # What the package computes with
 
 
@@ -144,7 +187,7 @@ def mode(backward: Name, plan: Plan, modes: Collection[str]) -> Name:
     return backward
 
 
-def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
+def checked(parameters: Parameters) -> Parameters:
     """The parameters, of shapes ``(n_h, n_x), (n_h,), (n_y, n_h), (n_y,)`` and alike in all else.
 
     Under autocast, which converts them, other dtypes than that of ``W1`` will do, and are taken to it.
@@ -154,6 +197,7 @@ def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
         TypeError: one is no dense tensor, or a dtype does not fit.
         RuntimeError: the storage of one was freed.
     """
+    W1, b1, W2, b2 = parameters
     dense("W1", W1), dense("b1", b1), dense("W2", W2), dense("b2", b2)
     of_W1, of_b1, of_W2, of_b2 = W1.shape, b1.shape, W2.shape, b2.shape
     if not (len(of_W1) == len(of_W2) == 2 and of_W1[:1] == of_b1 and of_W2 == of_b2 + of_b1):
@@ -162,15 +206,14 @@ def parameters(W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> Parameters:
     if 0 in of_W1 or 0 in of_b2:
         raise ValueError(f"n_x, n_h, n_y must be at least 1, got {W1.shape[1]}, {W1.shape[0]}, {b2.shape[0]}")
     dtype(W1.dtype, "W1")
-    given = Parameters(W1, b1, W2, b2)
     if W1.device == b1.device == W2.device == b2.device and W1.dtype == b1.dtype == W2.dtype == b2.dtype:
-        return given
-    for name, p in zip(Parameters._fields, given, strict=True):
+        return parameters
+    for name, p in parameters._asdict().items():
         if p.device != W1.device:
             raise ValueError(f"{name} must be on the device of W1, {W1.device}, got {p.device}")
         if p.dtype != W1.dtype and not (p.dtype in DTYPES and autocast_enabled(W1.device)):
             raise TypeError(f"{name} must have the dtype of W1, {W1.dtype}, got {p.dtype}")
-    return Parameters(*(p.to(W1.dtype) for p in given))
+    return Parameters(*(p.to(W1.dtype) for p in parameters))
 
 
 def features(X: Tensor, W1: Tensor) -> Tensor:
@@ -190,12 +233,17 @@ def features(X: Tensor, W1: Tensor) -> Tensor:
     return X
 
 
-def examples(examples: Examples, parameters: Parameters, task: str) -> tuple[Examples, tuple[int, ...]]:
-    """Inputs, targets and weights of any leading shape as rows ``(m, …)``, and the shape of the logits.
+def call(examples: Examples, parameters: Parameters, task: str) -> tuple[Examples, Parameters, tuple[int, ...]]:
+    """Inputs, targets and weights of any leading shape as rows ``(m, …)``, the parameters, and the shape of the logits.
 
     Raises:
-        TypeError, ValueError, IndexError: as :func:`features`, :func:`targets` and :func:`weights`.
+        TypeError, ValueError, IndexError, RuntimeError: as :func:`checked`, :func:`features` and :func:`targets`.
     """
+    if are_ordinary(examples, parameters, task):
+        shape = (len(examples.X), len(parameters.b2))
+        _targets_in_range(examples.Y, shape[1], task)
+        return examples, parameters, shape
+    parameters = checked(parameters)
     X, Y, sample_weight, class_weight = examples
     shape = (*features(X, parameters.W1).shape[:-1], parameters.b2.shape[0])
     targets(examples, shape, task)
@@ -204,7 +252,7 @@ def examples(examples: Examples, parameters: Parameters, task: str) -> tuple[Exa
         Y = Y.reshape(m, shape[-1]) if Y.ndim == len(shape) else Y.reshape(m)
         X = X.reshape(m, X.shape[-1])
         sample_weight = None if sample_weight is None else sample_weight.reshape(m)
-    return Examples(X, Y, sample_weight, class_weight), shape
+    return Examples(X, Y, sample_weight, class_weight), parameters, shape
 
 
 def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
@@ -229,6 +277,7 @@ def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
         _class_indices(Y, lead, n_y)
     else:
         _dense_targets(Y, lead, n_y, task)
+    _targets_in_range(Y, n_y, task)
     if class_weight is not None:
         class_weights(class_weight, task, n_y)
         if class_weight.device != X.device:
@@ -242,12 +291,18 @@ def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
         _weights_in_range("sample_weight", sample_weight)
 
 
+def _targets_in_range(Y: Tensor, n_y: int, task: str) -> None:
+    if task == "multiclass" and not Y.is_floating_point():
+        _in_range("Y", Y, (0, n_y - 1), f"{n_y} classes", IndexError)
+    elif task != "regression":
+        _in_range("Y", Y, (0, 1), f"task {task!r}")
+
+
 def _class_indices(Y: Tensor, lead: list[int], n_y: int) -> None:
     if Y.dtype is torch.bool or Y.is_complex():
         raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
     if list(Y.shape) != lead:
         raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
-    _in_range("Y", Y, (0, n_y - 1), f"{n_y} classes", IndexError)
 
 
 def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
@@ -258,8 +313,6 @@ def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
             f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
         )
         raise ValueError(f"Y must have shape {(*lead, n_y)}{also} for task {task!r}, got {tuple(Y.shape)}")
-    if task != "regression":
-        _in_range("Y", Y, (0, 1), f"task {task!r}")
 
 
 def class_weights(class_weight: Tensor, task: str, n_y: int) -> None:

@@ -80,9 +80,11 @@ def logits(
             return ordinary
     arguments.one_of("activation", activation, ACTIVATIONS)
     plan = arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(W1, b1, W2, b2)
     mode = _mode(backward, plan, W1)
-    arguments.features(X, W1)
+    parameters = Parameters(W1, b1, W2, b2)
+    if not arguments.is_ordinary(X, parameters):
+        parameters = arguments.checked(parameters)
+        arguments.features(X, W1)
     if mode is autograd:
         return autograd.logits(X, parameters, activation, plan)
     lead = X.shape[:-1]
@@ -186,9 +188,8 @@ def loss(
         if ordinary is not None:
             return ordinary
     plan = arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(*parameters)
     mode = _mode(backward, plan, W1)
-    examples, shape = arguments.examples(examples, parameters, task)
+    examples, parameters, shape = arguments.call(examples, parameters, task)
     J: Tensor = mode.loss(examples, parameters, objective, plan)
     return J.reshape(shape[:-1]) if reduction == "none" else J
 
@@ -240,8 +241,7 @@ def loss_and_grads(
         if ordinary is not None:
             return ordinary[0], ordinary[1]._asdict()
     plan = arguments.plan(chunk_size, kernel)
-    parameters = arguments.parameters(*parameters)
-    examples, _ = arguments.examples(examples, parameters, task)
+    examples, parameters, _ = arguments.call(examples, parameters, task)
     if (chunk_size is not None or kernel is not None) and context.in_graph_or_transform():
         raise RuntimeError("chunk_size and kernel must be None inside torch.compile and torch.func")
     if context.at_rest(*examples, *parameters):
@@ -295,8 +295,8 @@ def hvp(
     tensor([[0.5000]])
     """
     objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size)
-    parameters = arguments.parameters(W1, b1, W2, b2)
-    examples, _ = arguments.examples(Examples(X, Y, sample_weight, class_weight), parameters, task)
+    examples, parameters = Examples(X, Y, sample_weight, class_weight), Parameters(W1, b1, W2, b2)
+    examples, parameters, _ = arguments.call(examples, parameters, task)
     direction = arguments.direction(v, parameters)
     _take_whole_into_graphs()
     return gradients.hvp(examples, parameters, direction, objective, plan)._asdict()
@@ -342,8 +342,7 @@ def per_sample_grad_norms(
     tensor([1.5811, 0.5000])
     """
     objective, plan = arguments.objective(activation, task, label_smoothing), arguments.plan(chunk_size)
-    parameters = arguments.parameters(W1, b1, W2, b2)
-    examples, shape = arguments.examples(Examples(X, Y), parameters, task)
+    examples, parameters, shape = arguments.call(Examples(X, Y), Parameters(W1, b1, W2, b2), task)
     return choice.per_sample_grad_norms(examples, parameters, objective, plan).reshape(shape[:-1])
 
 

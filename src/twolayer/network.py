@@ -287,9 +287,9 @@ class TwoLayerNet(nn.Module):
         >>> torch.equal(t.dZ1, t.dA1 * t.slope)
         True
         """
-        parameters = arguments.parameters(*self._current_parameters())
         objective = arguments.objective(self.activation, self.task, self.label_smoothing)
-        examples, _ = arguments.examples(Examples(X, Y, sample_weight, self.class_weight), parameters, self.task)
+        examples, parameters = Examples(X, Y, sample_weight, self.class_weight), self._current_parameters()
+        examples, parameters, _ = arguments.call(examples, parameters, self.task)
         with no_autocast(X.device):
             return plain.trace(examples, parameters, objective)
 

@@ -1,15 +1,14 @@
-"""The shortcut past the door: a call that one look shows to be ordinary goes straight to the CPU kernel.
+"""The shortcut: a call that the door's first look shows to be ordinary goes straight to the CPU kernel.
 
 Most calls are alike: dense float32 tensors on a CPU, of shapes that fit, while nothing traces, transforms or converts
-them. What is let through here, :mod:`~twolayer.arguments` and :mod:`~twolayer.kernels.choice` would let through too,
-to the same kernel. But they ask every tensor for every property, to say which one does not fit, and in small steps that
-took as long as the equations. Whatever is not ordinary is answered by None here, and goes to them.
+them. :mod:`~twolayer.kernels.choice` would send them to the same kernel, but asks about each once more, and in small
+steps that took as long as the equations. Whatever is not ordinary is answered by None here, and goes there.
 """
 
 import torch
 from torch import Tensor
 
-from twolayer import context
+from twolayer import arguments, context
 from twolayer.backward.gradients import Loss
 from twolayer.backward.manual import Logits
 from twolayer.equations import Parameters
@@ -55,37 +54,20 @@ def loss_and_grads(
     return J, grads
 
 
-def _fits(X: Tensor, parameters: Parameters, activation: str, Y: Tensor | None = None) -> bool:
-    W1, b1, W2, b2 = parameters
-    try:
-        (m, n_x), (n_h, features), (n_y, hidden) = X.shape, W1.shape, W2.shape
-        return (
-            features == n_x
-            and hidden == n_h
-            and b1.shape == (n_h,)
-            and b2.shape == (n_y,)
-            and m * n_x * n_h * n_y > 0
-            and context.undisturbed(X, W1, b1, W2, b2, Y)
-            and X.dtype == W1.dtype == b1.dtype == W2.dtype == b2.dtype == torch.float32
-            and activation in cpu.ACTIVATIONS
-            and cpu.is_there()
-        )
-    except (RuntimeError, ValueError, AttributeError):  # another number of dimensions, no memory, no tensor
-        return False
+def _fits(X: Tensor, parameters: Parameters, activation: str) -> bool:
+    return (
+        activation in cpu.ACTIVATIONS
+        and arguments.is_ordinary(X, parameters)
+        and X.dtype is torch.float32
+        and cpu.is_there()
+    )
 
 
 def _examples_fit(examples: Examples, parameters: Parameters, objective: Objective) -> bool:
-    X, Y, sample_weight, class_weight = examples
-    if sample_weight is not None or class_weight is not None or not _fits(X, parameters, objective.activation, Y):
-        return False
-    task, rows, n_y = objective.task, X.shape[:1], parameters.b2.shape
-    if not Y.dtype.is_floating_point:
-        if task == "multiclass":
-            return Y.shape == rows and Y.dtype in cpu.DTYPES
-        if task == "regression":
-            return False
     return (
-        (Y.shape == rows + n_y or (n_y == (1,) and Y.shape == rows))
-        and Y.dtype in cpu.DTYPES
-        and not (task == "binary" and n_y != (1,))
+        objective.activation in cpu.ACTIVATIONS
+        and arguments.are_ordinary(examples, parameters, objective.task)
+        and examples.X.dtype is torch.float32
+        and examples.Y.dtype in cpu.DTYPES
+        and cpu.is_there()
     )

@@ -57,8 +57,8 @@ def by_column(values: Sequence[Any], name: str) -> Parts:
 
 
 def by_groups(values: Sequence[Any], fractions: dict[str, float], seeds: dict[str, int]) -> Parts:
-    """Rows of one value are in one part; a missing value is a group of its own. Where each is larger than what a part is
-    to have, it gets the smallest.
+    """Rows of one value are in one part; a missing value is a group of its own. Where each is larger than what a part
+    is to have, it gets the smallest.
 
     Raises:
         ValueError: there are too few groups for a part to get one and leave one.
@@ -78,7 +78,9 @@ def by_groups(values: Sequence[Any], fractions: dict[str, float], seeds: dict[st
         parts[part] = torch.isin(of, rest[:taken]).nonzero().squeeze(1)
         if fraction and not taken:
             if len(rest) < 2:
-                raise ValueError(f"group must have enough groups for each part, got {len(index)}: none is left for {part}")
+                raise ValueError(
+                    f"group must have enough groups for each part, got {len(index)}: none is left for {part}"
+                )
             rest, taken = rest[sizes[rest].argsort(stable=True)], 1
             parts[part] = (of == rest[0]).nonzero().squeeze(1)
         rest = rest[taken:].sort().values

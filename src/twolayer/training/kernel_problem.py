@@ -73,7 +73,7 @@ def _why_not_called(net: TwoLayerNet, inputs: Standardize, targets: Standardize 
 
 
 def _fit(examples: Examples, parameters: Parameters, task: str) -> bool:
-    """Whether shapes and dtypes are those of the door, :func:`twolayer.arguments.examples`, on the CPU."""
+    """Whether shapes and dtypes are those of the door, :func:`twolayer.arguments.call`, on the CPU."""
     X, Y, w, class_weight = examples
     m, n_y = len(X), len(parameters.b2)
     if X.ndim != 2 or X.shape[1] != parameters.W1.shape[1] or m == 0:
