@@ -243,10 +243,15 @@ def test_the_encoding_against_one_written_anew():
     x = torch.tensor([3.0, 4.0, 20.0], dtype=torch.float64)
     z = (x - filled.mean()) / filled.std(correction=0)
     bins = torch.stack([((x - a) / (b - a)).clamp(0, 1) for a, b in ((1, 2), (2, 4), (4, 10))], 1)
+    bins = bins / 3**0.5
     missing = torch.tensor([[0.0, 0], [1, 0], [0, 1]])  # of x, of c
     levels = torch.tensor([[0.0, 1], [0, 0], [0, 0]])
     assert_close(X, torch.cat([z[:, None].float(), bins.float(), missing, levels], 1))
     assert_close(Encoding.of_state(encoding.state())(values.__getitem__), encoding(values.__getitem__))
+    former = encoding.state()
+    del former["features"]["bin_scale"]  # from 0 to 1, as they were
+    former_X = Encoding.of_state(former)({"x": [3.0, None, 20.0], "c": ["b", "zebra", None]}.__getitem__)
+    assert_close(former_X[:, 1:4], X[:, 1:4] * 3**0.5)
 
 
 def test_nothing_is_learnt_of_rows_held_out():

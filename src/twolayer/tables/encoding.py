@@ -20,9 +20,10 @@ Values = Callable[[str], Sequence[Any]]
 class Features(nn.Module):
     """Numbers and level indices, ``(m, slots)`` with NaN for what is missing, as inputs ``(m, out_features)``.
 
-    A number is standardised; beside it stands its piecewise-linear encoding: for each bin between two quantiles of the
-    training rows, how far through the bin it is, from 0 to 1. A missing number is the median, and an indicator says so.
-    A level is one-hot; levels that the training rows had none of are all zeros.
+    A number is standardised; beside it stands its piecewise-linear encoding: for each of ``n`` bins between quantiles
+    of the training rows, how far through the bin it is, from 0 to ``1 / √n``, so that the bins of a column together
+    count as much as its number. A missing number is the median, and an indicator says so. A level is one-hot; levels
+    that the training rows had none of are all zeros.
 
     It is nothing but tensor operations on its buffers, and so can be exported.
 
@@ -34,16 +35,18 @@ class Features(nn.Module):
     fill: Tensor  # (n,) their medians
     mean: Tensor
     std: Tensor
-    bin_of: Tensor  # (bins,) which number, and where the bin begins and how wide it is
+    bin_of: Tensor  # (bins,) which number, where the bin begins, how wide it is, and what its end counts
     bin_start: Tensor
     bin_width: Tensor
+    bin_scale: Tensor
     indicator_of: Tensor  # (indicators,) slots
     level_of: Tensor  # (levels,) slots, and which index is meant
     level_is: Tensor
 
     def __init__(self, buffers: dict[str, Tensor]) -> None:
         super().__init__()
-        for name, V in buffers.items():
+        # Former checkpoints have no scale: each bin went from 0 to 1.
+        for name, V in {"bin_scale": torch.ones_like(buffers["bin_start"]), **buffers}.items():
             self.register_buffer(name, V)
 
     @property
@@ -56,7 +59,7 @@ class Features(nn.Module):
         bins = (numbers.index_select(1, self.bin_of) - self.bin_start) / self.bin_width
         missing = torch.isnan(S.index_select(1, self.indicator_of))
         levels = S.index_select(1, self.level_of) == self.level_is
-        parts = ((numbers - self.mean) / self.std, bins.clamp(0, 1), missing, levels)
+        parts = ((numbers - self.mean) / self.std, bins.clamp(0, 1) * self.bin_scale, missing, levels)
         return torch.cat([part.float() for part in parts], 1)
 
 
@@ -64,7 +67,7 @@ def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
     """The buffers of :class:`Features` by the training rows ``S``, ``(m, slots)`` float64."""
     numeric: list[int] = []
     statistics: list[tuple[float, float, float]] = []
-    bins: list[tuple[int, float, float]] = []
+    bins: list[tuple[int, float, float, float]] = []
     indicators: list[int] = []
     levels: list[tuple[int, int]] = []
     slot = 0
@@ -83,15 +86,17 @@ def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
                 statistics.append((ordered[len(ordered) // 2].item(), filled.mean().item(), std or 1.0))
                 if len(edges) > 2:
                     ends = edges.tolist()
-                    bins += [(len(numeric), a, b - a) for a, b in pairwise(ends)]
+                    scale = (len(ends) - 1) ** -0.5
+                    bins += [(len(numeric), a, b - a, scale) for a, b in pairwise(ends)]
                 numeric.append(slot)
             if missing and i == 0:
                 indicators.append(slot)
             slot += 1
     fill, mean, std_of = torch.tensor(statistics, dtype=torch.float64).reshape(-1, 3).unbind(1)
-    of, start, width = torch.tensor(bins, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    of, *of_bins = torch.tensor(bins, dtype=torch.float64).reshape(-1, 4).unbind(1)
     level_of, level_is = torch.tensor(levels, dtype=torch.float64).reshape(-1, 2).unbind(1)
-    parts = {"fill": fill, "mean": mean, "std": std_of, "bin_start": start, "bin_width": width, "level_is": level_is}
+    parts = {"fill": fill, "mean": mean, "std": std_of, "level_is": level_is}
+    parts |= zip(("bin_start", "bin_width", "bin_scale"), of_bins, strict=True)
     parts |= {"bin_of": of.long(), "level_of": level_of.long()}
     parts |= {"numeric": torch.tensor(numeric, dtype=torch.long)}
     parts |= {"indicator_of": torch.tensor(indicators, dtype=torch.long)}
