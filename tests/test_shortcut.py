@@ -154,6 +154,27 @@ def test_targets_are_let_through_as_by_the_door(task, dtype, n_y):
         assert taken  # or nothing is tested
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("of", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.complex64], ids=str)
+@pytest.mark.parametrize("n_y", [1, 3])
+def test_the_first_look_lets_through_what_the_door_lets_through(task, of, n_y, monkeypatch):
+    taken, before = 0, arguments.are_ordinary
+    for dtype in TARGETS:
+        for shape in SHAPES:
+            examples, parameters, _ = parts(task, n_y=n_y)
+            examples = Examples(examples.X.to(of), as_dtype(shape(examples.Y), dtype))
+            parameters = Parameters(*(V.to(of) for V in parameters))
+            if before(examples, parameters, task):
+                taken += 1
+                first = arguments.call(examples, parameters, task)
+                with monkeypatch.context() as patched:
+                    patched.setattr(arguments, "are_ordinary", lambda *_: False)
+                    of_door = arguments.call(examples, parameters, task)
+                assert first[2] == of_door[2]
+                assert all(a is b for a, b in zip((*first[0], *first[1]), (*of_door[0], *of_door[1]), strict=True))
+    assert bool(taken) == (of.is_floating_point and not (task == "binary" and n_y == 3))
+
+
 @pytest.mark.parametrize("task", ["binary", "multilabel", "multiclass"])
 def test_targets_out_of_range_are_named_with_their_values(task):
     examples, parameters, _ = parts(task)
