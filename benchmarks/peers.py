@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     @property
     def rounds(self) -> int:
         """A step of a small network varies more, and costs less to repeat."""
-        return 15 if self.m * self.n_h < 1e5 else 5
+        return 25 if self.m * self.n_h < 1e5 else 5
 
     @property
     def task(self) -> str:
