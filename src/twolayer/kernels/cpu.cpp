@@ -838,9 +838,10 @@ struct Passes {
     // Below, one thread is done before the others have begun; beyond, W1 and its gradient leave the cache.
     const bool is_wide = a.n_x * a.n_h > (1 << 18);
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first. But each
-    // tile reads W1 and its gradient once more.
+    // tile reads W1 and its gradient once more, which counts where these leave the cache.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
-    const long tile = std::min({std::max(is_wide ? 112L : 32L, cached), 112L, std::max<long>(1, a.m) + MR - 1}) / MR * MR;
+    const long rows = is_wide ? 224 : std::min(std::max(32L, cached), 112L);
+    const long tile = std::min(rows, std::max<long>(1, a.m) + MR - 1) / MR * MR;
     std::vector<std::unique_ptr<Part>> parts{static_cast<size_t>(a.threads)};
 
     explicit Passes(const Args &args) : a(args) {}
