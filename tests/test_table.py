@@ -21,7 +21,7 @@ polars = pytest.importorskip("polars")
 import twolayer
 from twolayer import cli
 from twolayer.data import Table, reading
-from twolayer.data.parts import by_groups
+from twolayer.data.parts import at_random, by_groups
 from twolayer.tables.columns import learn
 from twolayer.tables.encoding import Encoding
 
@@ -289,6 +289,11 @@ def test_small_classes_and_few_groups_leave_rows_to_validate_and_to_test():
     assert table.rows_in == {"train": 75, "test": 15, "val": 10}  # of 5 in a class, 0.75 and 0.5
     for part in ("test", "val"):
         assert table.targets[table.splits[part]].bincount().max() == 1
+    singles = at_random(
+        torch.cat([torch.arange(10), torch.zeros(9).long()]), {"test": 0.3, "val": 0.3}, {"test": 0, "val": 0}
+    )
+    assert {*range(1, 10)} < set(singles["train"].tolist())  # each the last of its class
+    assert len(singles["train"]) == 19 - 6  # 3 and 3 of the ten of one class, and no more to make up for the rest
     for count in (3, 5, 8):
         parts = by_groups([i % count for i in range(120)], {"test": 0.15, "val": 0.1}, {"test": 0, "val": 1})
         assert min(map(len, parts.values())) >= 120 // count
