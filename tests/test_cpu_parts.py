@@ -1,5 +1,8 @@
 """What the compiled kernel does beside cost and gradients: logits, their way back, the Hessian's product, norms."""
 
+import sys
+import threading
+
 import pytest
 import torch
 from problems import problem, relative_error
@@ -35,6 +38,11 @@ def in_both(activation, task, n_h=37):
     return net, p.X, p.Y, exact, p.X.double(), Y
 
 
+def incoming(truth):
+    """The same each time: a sum of other numbers may cancel, and then has no digits that could be compared."""
+    return torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
+
+
 def worst(found, truth):
     scale = max(V.abs().max() for V in truth)
     return max((a.double() - b).abs().max().item() for a, b in zip(found, truth, strict=True)) / scale.item()
@@ -51,7 +59,7 @@ def test_logits_and_their_way_back(activation, task, n_h, threads, by_kernel):
     assert relative_error(net(X.detach()), truth) < ALLOWED
     with torch.no_grad():
         assert torch.equal(net(X), Z2)
-    dZ2 = torch.randn_like(truth)
+    dZ2 = incoming(truth)
     found = torch.autograd.grad(Z2, [X, *net.parameters()], dZ2.float())
     expected = torch.autograd.grad(truth, [X64, *exact.parameters()], dZ2)
     for a, b in zip(found, expected, strict=True):
@@ -133,6 +141,102 @@ def test_a_parameter_changed_before_a_second_derivative_is_noticed():
         net.W2.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         J.backward()
+
+
+@pytest.mark.parametrize("n_y", [1, 3, 9])
+@pytest.mark.parametrize("n_h", [1, 2, 4, 5, 15, 16, 17, 31, 33, 64, 100])
+@pytest.mark.parametrize("m", [1, 2, 15, 16, 17, 113, 225])
+def test_logits_and_their_way_back_of_every_size(m, n_h, n_y, threads, by_kernel):
+    """Rows that end within a register and within a slab of units, at the end of a tile and of all."""
+    task = {1: "binary", 3: "multilabel", 9: "multiclass"}[n_y]
+    p = problem("tanh", task, dtype=torch.float32, m=m, n_x=3, n_h=n_h, n_y=n_y)
+    net, exact = p.net(), p.net().double()
+    Z2, truth = net(p.X), exact.to_sequential()(p.X.double())
+    assert relative_error(Z2, truth) < ALLOWED
+    dZ2 = incoming(truth)
+    found = torch.autograd.grad(Z2, list(net.parameters()), dZ2.float())
+    assert worst(found, torch.autograd.grad(truth, list(exact.parameters()), dZ2)) < ALLOWED
+
+
+@pytest.mark.parametrize("n_h", [3, 17, 37])
+def test_what_is_no_number_in_one_example_stays_there(n_h, by_kernel):
+    p = problem("tanh", "regression", dtype=torch.float32, m=20, n_x=3, n_h=n_h, n_y=2)
+    net = p.net()
+    dZ2 = incoming(torch.empty(20, 2))
+    rows = [r for r in range(20) if r != 7]
+
+    def of_inputs(X):
+        X = X.clone().requires_grad_()
+        return torch.autograd.grad(net(X), [X, *net.parameters()], dZ2)[0][rows]  # the parameters' are asked for, too
+
+    beside = p.X.clone()
+    beside[7] = torch.nan
+    assert torch.equal(of_inputs(beside), of_inputs(p.X))
+
+
+def test_parameters_with_strides(by_kernel):
+    net, X, Y, *_ = in_both("tanh", "regression")
+    names = [name for name, _ in net.named_parameters()]
+    direction = {name: torch.randn_like(V) for name, V in net.named_parameters()}
+    wide = {name: torch.nn.Parameter(_with_strides(V.detach())) for name, V in net.named_parameters()}
+    wide_direction = {name: _with_strides(V) for name, V in direction.items()}
+    assert not any(V.is_contiguous() for V in (*wide.values(), *wide_direction.values()))
+    dense = dict(net.named_parameters())
+    dZ2 = torch.randn(len(X), net.out_features)
+
+    def passes(parameters, along):
+        Z2 = functional.logits(X, **parameters, activation="tanh")
+        yield Z2.detach()
+        yield from torch.autograd.grad(Z2, [parameters[name] for name in names], dZ2)
+        options = {"activation": "tanh", "task": "regression"}
+        J, grads = functional.loss_and_grads(X, Y, **parameters, **options)
+        yield from (J, *(grads[name] for name in names))
+        product = functional.hvp(X, Y, **parameters, v=along, **options)
+        yield from (product[name] for name in names)
+        yield functional.per_sample_grad_norms(X, Y, **parameters, **options)
+
+    for a, b in zip(passes(wide, wide_direction), passes(dense, direction), strict=True):
+        assert torch.equal(a, b)
+
+
+def _with_strides(V):
+    return torch.stack([V, torch.full_like(V, 1e9)], -1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda dZ2: dZ2.T.contiguous().T,
+        lambda dZ2: dZ2[:, :1].expand_as(dZ2),
+        lambda dZ2: torch.complex(torch.zeros_like(dZ2), -dZ2).conj().imag,  # the negative of what is there
+    ],
+    ids=["transposed", "expanded", "negative"],
+)
+def test_what_comes_back_as_autograd_leaves_it(changed, by_kernel):
+    net, X, *_ = in_both("relu", "multilabel")
+    dZ2 = changed(torch.randn(len(X), net.out_features))
+    assert dZ2.is_neg() or not dZ2.is_contiguous()
+    dense = torch.empty(dZ2.shape).copy_(dZ2)
+    found, expected = (torch.autograd.grad(net(X), list(net.parameters()), V) for V in (dZ2, dense))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_thread_that_ends_gives_its_memory_back(by_kernel):
+    """Each thread that calls keeps some for the calls that follow."""
+    resource = pytest.importorskip("resource")
+    net, X, *_ = in_both("tanh", "binary")
+
+    def call_in_threads(count):
+        for _ in range(count):
+            thread = threading.Thread(target=lambda: net(X).sum().backward())
+            thread.start()
+            thread.join()
+
+    call_in_threads(20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call_in_threads(300)
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert more / (1 if sys.platform == "linux" else 1024) < 50_000  # kilobytes; 300 · 512 KiB are 150 MB
 
 
 def test_who_computes_the_logits():

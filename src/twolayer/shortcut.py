@@ -5,33 +5,47 @@ them. :mod:`~twolayer.kernels.choice` would send them to the same kernel, but as
 steps that took as long as the equations. Whatever is not ordinary is answered by None here, and goes there.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from twolayer import arguments, context
+from twolayer import arguments
 from twolayer.backward.gradients import Loss
-from twolayer.backward.manual import Logits
+from twolayer.backward.manual import Logits, Runs
 from twolayer.equations import Parameters
-from twolayer.kernels import cpu
+from twolayer.kernels import choice, cpu
 from twolayer.tasks import Examples, Objective, Plan
 
 AS_USUAL, WITH_DX = Plan(), Plan(input_gradient=True)
+ALL_FOUR = (True,) * 4
 
 
 def logits(X: Tensor, parameters: Parameters, activation: str) -> Tensor | None:
     """``Z2`` in mode ``"manual"``."""
     if not _fits(X, parameters, activation):
         return None
-    if not context.may_move(X, *parameters):
+    if not _moves(X, parameters):
         return cpu.forward(X, parameters, activation)[0]
-    Z2: Tensor = Logits.apply_at_rest(cpu.forward_and_kept, activation, AS_USUAL, X, *parameters)
+    Z2: Tensor = Logits.apply_at_rest(STRAIGHT, activation, AS_USUAL, X, *parameters)
     return Z2
+
+
+def _backward_from_kept(
+    kept: Sequence[Tensor], dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The forward pass was ordinary; what comes back need not be."""
+    straight = needs[1:] == ALL_FOUR and dZ2.is_contiguous() and not dZ2.is_neg() and dZ2.dtype is torch.float32
+    return (cpu if straight else choice).backward_from_kept(kept, dZ2, activation, plan, needs)
+
+
+STRAIGHT = Runs(cpu.forward_and_kept, _backward_from_kept)
 
 
 def loss(examples: Examples, parameters: Parameters, objective: Objective) -> Tensor | None:
     """``J``, one scalar, with its gradients by the equations if any is wanted."""
     X, Y, *weights = examples
-    if not _examples_fit(examples, parameters, objective) or not context.may_move(X, *parameters) or Y.requires_grad:
+    if not _examples_fit(examples, parameters, objective) or not _moves(X, parameters) or Y.requires_grad:
         return None
     plan = WITH_DX if X.requires_grad else AS_USUAL
     try:
@@ -52,6 +66,14 @@ def loss_and_grads(
     except ValueError:  # of targets, that the door looks at
         return None
     return J, grads
+
+
+def _moves(X: Tensor, parameters: Parameters) -> bool:
+    """:func:`twolayer.context.may_move`, where the call is an ordinary one."""
+    W1, b1, W2, b2 = parameters
+    return torch.is_grad_enabled() and (
+        W1.requires_grad or b1.requires_grad or W2.requires_grad or b2.requires_grad or X.requires_grad
+    )
 
 
 def _fits(X: Tensor, parameters: Parameters, activation: str) -> bool:

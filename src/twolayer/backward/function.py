@@ -54,7 +54,9 @@ class LightFunction(Function):
         finally:
             _under_way.ctx = None
 
-    @classmethod
-    def apply_at_rest(cls, *args: Any) -> Any:
-        """``apply`` where :func:`twolayer.context.at_rest` holds, and no output is saved."""
-        return super(Function, cls).apply(*args)  # type: ignore[misc]
+    apply_at_rest: Callable[..., Any]
+    """``apply`` where :func:`twolayer.context.at_rest` holds, and no output is saved."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.apply_at_rest = super(Function, cls).apply  # type: ignore[misc]

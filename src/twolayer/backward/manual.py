@@ -6,7 +6,7 @@ The network's own cost does not need that: it comes with its gradients, in one p
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
         if not may_move(*tensors):
             return choice.forward(X, parameters, activation, plan)
         if not along_tangents():
-            Z2: Tensor = Logits.apply_at_rest(choice.forward_and_kept, activation, plan, *tensors)
+            Z2: Tensor = Logits.apply_at_rest(BY_CHOICE, activation, plan, *tensors)
             return Z2
     # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
     Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
@@ -42,30 +42,36 @@ def loss(examples: Examples, parameters: Parameters, objective: Objective, plan:
     return gradients.loss(examples, parameters, objective, plan, logits)
 
 
+class Runs(NamedTuple):
+    """What computes ``Z2`` and ``A1``, and from what comes back to ``Z2`` the gradients."""
+
+    forward_and_kept: Callable[..., tuple[Tensor, Tensor]]
+    backward_from_kept: Callable[..., tuple[Tensor | None, ...]]
+
+
+BY_CHOICE = Runs(choice.forward_and_kept, choice.backward_from_kept)
+
+
 class Logits(LightFunction):
     """``(X, W1, b1, W2, b2) → Z2``: :class:`Network`, where nothing but a first derivative is likely to follow. For a
     second one, the forward pass runs once more, under autograd."""
 
     @staticmethod
-    def forward(
-        ctx: Any, run: Callable[..., Any], activation: str, plan: Plan, X: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        ctx.activation, ctx.plan = activation, plan
-        Z2, A1 = run(X, Parameters(*parameters), activation, plan)
+    def forward(ctx: Any, runs: Runs, activation: str, plan: Plan, X: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.runs, ctx.activation, ctx.plan = runs, activation, plan
+        Z2, A1 = runs.forward_and_kept(X, Parameters(*parameters), activation, plan)
         ctx.save_for_backward(X, *parameters, A1)
         return Z2
 
     @staticmethod
     def backward(ctx: Any, dZ2: Tensor) -> tuple[Tensor | None, ...]:
-        X, *parameters, A1 = ctx.saved_tensors
-        W1, b1, W2, b2 = parameters
-        needs, g = ctx.needs_input_grad[3:], ACTIVATIONS[ctx.activation]
+        kept, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        if not torch.is_grad_enabled() and at_rest(dZ2):
+            return None, None, None, *ctx.runs.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
+        X, W1, b1, W2, b2, A1 = kept
         if torch.is_grad_enabled():
             _, A1 = Network.apply(X, W1, b1, W2, b2, ctx.activation)
-        elif at_rest(dZ2):
-            kept = Kept(X, W1, W2, A1)
-            return None, None, None, *choice.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
-        return None, None, None, *plain.backward(Kept(X, W1, W2, A1), g, dZ2, needs=needs)
+        return None, None, None, *plain.backward(Kept(X, W1, W2, A1), ACTIVATIONS[ctx.activation], dZ2, needs=needs)
 
 
 @whole_in_graphs

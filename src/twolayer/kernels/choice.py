@@ -9,6 +9,7 @@
 - ``"torch"`` is :mod:`~twolayer.kernels.chunked`, or ``plain`` where the examples fit one chunk.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -130,16 +131,16 @@ def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: P
     return Z2, kept.A1
 
 
-def backward_from_kept(kept: Kept, dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]) -> plain.Tangents:
-    """``dX, dW1, db1, dW2, db2``, each if it is needed, where nothing looks on."""
-    X, W1, W2, _ = kept
-    parameters = Parameters(W1, W1, W2, W2)  # the biases play no part
+def backward_from_kept(
+    kept: Sequence[Tensor], dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
+) -> plain.Tangents:
+    """``dX, dW1, db1, dW2, db2``, each if it is needed, from ``X, W1, b1, W2, b2, A1``, where nothing looks on."""
+    X, W1, b1, W2, b2, A1 = kept
+    parameters = Parameters(W1, b1, W2, b2)
     if all(needs[1:]) and dZ2.dtype == X.dtype and _forward_by_kernel(X, parameters, activation, plan):
-        if X.is_neg() or W1.is_neg() or W2.is_neg():
-            kept = kept._replace(X=X.resolve_neg(), W1=W1.resolve_neg(), W2=W2.resolve_neg())
-        dX, grads = cpu.backward(kept, dZ2.resolve_neg().contiguous(), activation, input_gradient=needs[0])
-        return dX, *grads
-    return plain.backward(kept, ACTIVATIONS[activation], dZ2, needs=needs)
+        X, parameters = memory.readable_network(X, parameters)
+        return cpu.backward_from_kept((X, *parameters, A1), dZ2.resolve_neg().contiguous(), activation, plan, needs)
+    return plain.backward(Kept(X, W1, W2, A1), ACTIVATIONS[activation], dZ2, needs=needs)
 
 
 def loss_and_grads(
@@ -198,8 +199,9 @@ def run_hvp(
 ) -> Direction:
     along_others = direction.X is not None or direction.Y is not None or plan.input_gradient
     if not along_others and objective.task != PAIRING and _by_cpu(examples, parameters, objective, plan):
-        moving = Parameters(*(V.resolve_neg() for V in direction.parameters))
-        product = cpu.hvp(*memory.readable(examples, parameters), moving, objective)
+        examples, parameters = memory.readable(examples, parameters)
+        _, moving = memory.readable_network(examples.X, direction.parameters)
+        product = cpu.hvp(examples, parameters, moving, objective)
         return Direction(None, None, product)
     by, options = _torch(examples.X, parameters, plan)
     with torch.no_grad(), context.no_autocast(examples.X.device):

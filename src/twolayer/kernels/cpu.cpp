@@ -47,6 +47,7 @@ constexpr long SPAN = 1 << 14; // rows summed in float
 constexpr long FEW = 8;        // outputs up to which Z2 is formed as dot products
 
 typedef float vec __attribute__((vector_size(4 * VL), may_alias));
+typedef float loose __attribute__((vector_size(4 * VL), may_alias, aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU, ACTIVATIONS };
@@ -63,7 +64,7 @@ struct Args {
     const void *Y, *sample_weight;     // sample_weight or null
     const double *class_weight;        // or null
     float *dX, *dW1, *db1, *dW2, *db2; // dX or null
-    float *cost;                       // out: J
+    float *cost;                       // out: J, or null
     float *Z2, *A1;                    // of FORWARD and BACKWARD; A1 or null
     float *norms;                      // of NORMS
     const float *tW1, *tb1, *tW2, *tb2; // of PRODUCT
@@ -82,6 +83,7 @@ constexpr long padded(long n) { return (n + NR - 1) / NR * NR; }
 
 inline vec &at(float *p) { return *reinterpret_cast<vec *>(p); }
 inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
+inline loose &anywhere(float *p) { return *reinterpret_cast<loose *>(p); } // not aligned
 inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
@@ -100,6 +102,24 @@ template <long N> inline float sum(const float *x) { // one half plus the other,
     }
 }
 inline float sum(vec x) { return sum<VL>(reinterpret_cast<const float *>(&x)); }
+
+template <size_t... i> inline vec picked(vec x, vec y, std::index_sequence<i...>) { // from x, then y
+#if defined(__clang__)
+    return __builtin_shufflevector(x, y, i...);
+#else
+    return __builtin_shuffle(x, y, ivec{i...});
+#endif
+}
+// Of two registers, each of some groups of G floats: one half of each group plus the other.
+template <long G, size_t... i> inline vec folded(vec x, vec y, std::index_sequence<i...>) {
+    return picked(x, y, std::index_sequence<i / (G / 2) * G + i % (G / 2)...>()) +
+           picked(x, y, std::index_sequence<i / (G / 2) * G + i % (G / 2) + G / 2 ...>());
+}
+// The sum of each of N registers, by the same halves as `sum`, in VL / N lanes.
+template <long N> inline vec sum_each(const float *x) {
+    if constexpr (N == 1) return at(x);
+    else return folded<2 * VL / N>(sum_each<N / 2>(x), sum_each<N / 2>(x + N / 2 * VL), std::make_index_sequence<VL>());
+}
 
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
 struct Reduced {
@@ -228,19 +248,49 @@ void panel(long rows, long width, long K, const float *A, long row, long step, c
     }
 }
 
+// Memory that the thread which calls keeps from one call to the next: in small steps, asking malloc for each array took
+// a tenth of the time. Threads that are started for a call have none, since they end before others have read their sums.
+class Kept {
+    static constexpr size_t SIZE = 512 << 10;
+    char *memory = nullptr;
+    size_t used = 0;
+    long taken = 0;
+
+  public:
+    bool in_use = false;
+    ~Kept() { std::free(memory); }
+    void *take(size_t bytes) { // a multiple of 64; null where it does not fit
+        if (!in_use || bytes > SIZE - used) return nullptr;
+        if (!memory) memory = static_cast<char *>(std::aligned_alloc(64, SIZE));
+        if (!memory) return nullptr;
+        void *p = memory + used;
+        used += bytes, taken++;
+        return p;
+    }
+    bool give_back(void *p) { // room for all again when the last one is back
+        if (!memory || p < memory || p >= memory + SIZE) return false;
+        if (--taken == 0) used = 0;
+        return true;
+    }
+};
+thread_local Kept kept;
+
 struct Free {
-    void operator()(void *p) const { std::free(p); }
+    void operator()(void *p) const {
+        if (!kept.give_back(p)) std::free(p);
+    }
 };
 template <class T> using Array = std::unique_ptr<T[], Free>;
 
 template <class T> Array<T> room(long n) {
     if (!n) return nullptr;
     constexpr size_t page = size_t(2) << 20;
-    const size_t bytes = n * sizeof(T), align = bytes < page ? 64 : page;
-    void *p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
+    const size_t size = n * sizeof(T), align = size < page ? 64 : page, bytes = (size + align - 1) / align * align;
+    void *p = kept.take(bytes);
+    if (!p) p = std::aligned_alloc(align, bytes);
     if (!p) throw std::bad_alloc();
 #if defined(__linux__)
-    if (bytes >= page) madvise(p, bytes, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
+    if (size >= page) madvise(p, bytes, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
 #endif
     return Array<T>(static_cast<T *>(p));
 }
@@ -288,15 +338,16 @@ struct Network {
     const long H = padded(n_h), slabs = H / NR, N = padded(n_y), ldz = n_y < FEW ? n_y : N, xs = padded(n_x) / NR;
     const long parameters = H * (n_x + 1 + n_y) + n_y;
     const float slope = static_cast<float>(a.leaky_slope);
+    const bool forwards = a.pass != BACKWARD;                // or from what FORWARD has left
     Packed of = empty(true), t = empty(a.pass == PRODUCT);   // the parameters, and the direction
     Array<float> W1T = zeros<float>(a.dX ? xs * NR * H : 0); // [feature slab][unit][NR]
 
     explicit Network(const Args &args) : a(args) {}
 
     Packed empty(bool wanted) const {
-        const long n = wanted;
-        return {zeros<float>(n * H * n_x), zeros<float>(n * H), zeros<float>(n * n_y * H),
-                zeros<float>(n_y < FEW ? 0 : n * H * N)};
+        const long n = wanted, first = wanted && forwards;
+        return {zeros<float>(first * H * n_x), zeros<float>(first * H), zeros<float>(n * n_y * H),
+                zeros<float>(n_y < FEW ? 0 : first * H * N)};
     }
     void pack(long thread, long threads) {
         pack(of, a.W1, a.b1, a.W2, thread, threads);
@@ -305,7 +356,7 @@ struct Network {
             for (long k = 0; k < n_x; k++) W1T[(k / NR * H + h) * NR + k % NR] = a.W1[h * n_x + k];
     }
     void pack(Packed &to, const float *W1, const float *b1, const float *W2, long thread, long threads) const {
-        for (long h = 0; h < n_h; h++) {
+        for (long h = 0; forwards && h < n_h; h++) {
             const long slab = h / NR, lane = h % NR;
             if (slab % threads != thread) continue;
             to.b1[h] = b1[h];
@@ -409,9 +460,18 @@ struct Part {
 
     void fold() {
         if (!totals) totals = zeros<double>(net.parameters);
-        for (long i = 0; i < net.parameters; i++) totals[i] += total(i), sums[i] = 0;
+        for (long i = 0; i < net.parameters; i++) totals[i] += sums[i] * (unit ? unit : 1), sums[i] = 0;
     }
-    double total(long i) const { return unit ? sums[i] * unit : sums[i]; }
+    // What is summed, of some units from there on.
+    void add_totals(long from, long units, double *to) const {
+        const double factor = unit ? unit : 1;
+        const float *of = &sums[from];
+        if (units == NR) // of a size that the compiler knows
+            for (long i = 0; i < NR; i++) to[i] += of[i] * factor;
+        else
+            for (long i = 0; i < units; i++) to[i] += of[i] * factor;
+        for (long i = 0; totals && i < units; i++) to[i] += totals[from + i];
+    }
 
     void tile(long first, long n) { tile(first, n, std::make_integer_sequence<int, ACTIVATIONS>()); }
     template <int... g> void tile(long first, long n, std::integer_sequence<int, g...>) {
@@ -423,12 +483,14 @@ struct Part {
         const float *X = a.X + first * a.X_stride;
         long X_stride = a.X_stride;
         if (gathers) gather(first, n), X = Xcopy.get(), X_stride = X_room;
-        if (a.pass == BACKWARD) rows_of_A1(first, n, [](float *slab, float *row, long size) { std::memcpy(slab, row, size); });
+        if (a.pass == BACKWARD) rows_of_A1<false>(first, n);
         else forward<g>(n, X, X_stride);
         switch (a.pass) {
         case FORWARD:
-            for (long r = 0; r < n; r++) std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
-            if (a.A1) rows_of_A1(first, n, [](float *slab, float *row, long size) { std::memcpy(row, slab, size); });
+            for (long r = 0; net.ldz > net.n_y && r < n; r++)
+                std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
+            if (net.ldz == net.n_y) std::memcpy(a.Z2 + first * net.n_y, Z2.get(), n * net.n_y * 4);
+            if (a.A1) rows_of_A1<true>(first, n);
             return;
         case NORMS: // of single examples, which their weights do not change
             targets(first, n);
@@ -457,16 +519,26 @@ struct Part {
         }
     }
 
-    // copy(slab, row, bytes) for each row of a slab of A1, between the tile and the rows that are kept.
-    template <class Copy> void rows_of_A1(long first, long n, Copy copy) {
-        for (long s = 0; s < net.slabs; s++) {
-            const long units = std::min(NR, net.n_h - s * NR);
-            for (long r = 0; r < n; r++) {
-                float *slab = &A1[(s * R + r) * NR], *row = a.A1 + (first + r) * net.n_h + s * NR;
-                if (units == NR) copy(slab, row, NR * 4); // of a size that the compiler knows: no call
-                else copy(slab, row, units * 4), std::fill(slab + units, slab + NR, 0.0f);
+    // The tile's slabs of A1 to the rows that are kept, or from them. Where a row ends within a slab, as much as a slab
+    // holds is copied: what that is too much is the next row's, which is copied after it, or is made zero.
+    template <bool out> void rows_of_A1(long first, long n) {
+        float *const rows = a.A1 + first * net.n_h, *const end = rows + n * net.n_h;
+        const long last = net.n_h - (net.slabs - 1) * NR;
+        const ivec is_unit[2] = {lanes_up_to(last), lanes_up_to(last - VL)};
+        for (long r = 0; r < n; r++)
+            for (long s = 0; s < net.slabs; s++) {
+                float *slab = &A1[(s * R + r) * NR], *row = rows + r * net.n_h + s * NR;
+                const bool is_last = s == net.slabs - 1;
+                if (end - row < NR) { // at the end of the last rows
+                    if (out) std::memcpy(row, slab, last * 4);
+                    else std::memcpy(slab, row, last * 4), std::fill(slab + last, slab + NR, 0.0f);
+                } else
+                    for (long v = 0; v < 2; v++) {
+                        if (out) anywhere(row + v * VL) = at(slab + v * VL);
+                        else if (is_last) at(slab + v * VL) = from_bits(bits(anywhere(row + v * VL)) & is_unit[v]);
+                        else at(slab + v * VL) = anywhere(row + v * VL);
+                    }
             }
-        }
     }
 
     // A1 and Z2 of the tile.
@@ -527,12 +599,17 @@ struct Part {
                 panel(n, n_y - j, NR, A, NR, 1, &by.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
     }
     void outputs(long n, const float *b, float *Z) const {
-        const bool few = net.n_y < FEW;
-        for (long r = 0; r < n; r++)
-            for (long j = 0; j < net.n_y; j++) {
-                const float *z = few ? &Zsum[(j * R + r) * VL] : &Zsum[(j / NR * R + r) * NR + j % NR];
-                Z[r * net.ldz + j] = b[j] + (few ? sum(at(z)) : *z);
+        if (net.n_y >= FEW)
+            for (long r = 0; r < n; r++)
+                for (long j = 0; j < net.n_y; j++) Z[r * net.ldz + j] = b[j] + Zsum[(j / NR * R + r) * NR + j % NR];
+        for (long j = 0; net.n_y < FEW && j < net.n_y; j++) {
+            long r = 0;
+            for (; r + VL <= n; r += VL) {
+                const vec z = b[j] + sum_each<VL>(&Zsum[(j * R + r) * VL]);
+                for (long i = 0; i < VL; i++) Z[(r + i) * net.ldz + j] = z[i];
             }
+            for (; r < n; r++) Z[r * net.ldz + j] = b[j] + sum(at(&Zsum[(j * R + r) * VL]));
+        }
     }
     void no_outputs() { std::memset(Zsum.get(), 0, R * (net.n_y < FEW ? net.n_y * VL : net.N) * 4); }
 
@@ -868,7 +945,7 @@ struct Passes {
         for (long t = 0; t < threads; t++) cost += parts[t]->cost, weight += parts[t]->weight, some |= parts[t]->some;
         if (a.sample_weight && a.m && !some) throw Refusal{SAMPLE_WEIGHT}; // all zero
         const double divisor = a.mean ? weight : 1;
-        *a.cost = static_cast<float>(cost / divisor);
+        if (a.cost) *a.cost = static_cast<float>(cost / divisor);
         return divisor;
     }
 
@@ -878,13 +955,10 @@ struct Passes {
         // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
         auto reduce = [&](const float *p, long units, float *to, long stride) {
             double total[NR] = {};
-            for (long t = 0; t < threads; t++) {
-                const Part &other = *parts[t];
-                const long at = p - part.sums.get();
-                for (long i = 0; i < units; i++)
-                    total[i] += other.total(at + i) + (other.totals ? other.totals[at + i] : 0);
-            }
-            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i] / divisor);
+            const long at = p - part.sums.get();
+            for (long t = 0; t < threads; t++) parts[t]->add_totals(at, units, total);
+            for (long i = 0; divisor != 1 && i < units; i++) total[i] /= divisor;
+            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i]);
         };
         const long n_x = a.n_x, n_y = a.n_y;
         for (long s = first; s < net.slabs; s += every) {
@@ -947,6 +1021,7 @@ void steps(Args a, const Steps &s) {
 }
 
 template <class Run> int answered(Run run) {
+    kept.in_use = true;
     try {
         run();
         return NOTHING;

@@ -1,14 +1,19 @@
 """The pass as one program for the CPU: ``cpu.cpp``, compiled when the package is built, see
-:mod:`~twolayer.kernels.library`."""
+:mod:`~twolayer.kernels.library`.
+
+It reads memory by its address. What that asks of the tensors, :mod:`~twolayer.kernels.memory` sees to: parameters and
+directions are contiguous, so are the rows of examples, and none is the negative of what is there.
+"""
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from twolayer.activations import LEAKY_RELU_SLOPE
-from twolayer.equations import Kept, Parameters
+from twolayer.equations import Parameters
 from twolayer.kernels.library import Kernel, load
 from twolayer.tasks import PAIRING, Examples, Objective, Plan
 
@@ -45,8 +50,6 @@ SIZES = slice(26, 30)
 """``m, n_x, n_h, n_y`` among them."""
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
-PULLED_BACK = {activation: Objective(activation, PAIRING, reduction="sum") for activation in ACTIVATIONS}
-"""Whose gradients are what any ``Y`` at the logits pulls back."""
 NONE = (0,)
 """The address of what there is not."""
 SCALAR = torch.empty((), dtype=torch.float32, device="cpu")
@@ -107,8 +110,7 @@ def run_loss_and_grads(
 
 def hvp(examples: Examples, parameters: Parameters, direction: Parameters, objective: Objective) -> Parameters:
     """As :func:`twolayer.kernels.chunked.hvp` along the parameters; see :func:`loss_and_grads`."""
-    moving = [V.contiguous() for V in direction]
-    along = (*NONE * 3, *(V.data_ptr() for V in moving), *NONE * 5)
+    along = (*NONE * 3, *(V.data_ptr() for V in direction), *NONE * 5)
     return _gradients(PRODUCT, examples, parameters, objective, along)[2]
 
 
@@ -122,7 +124,6 @@ def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective:
 def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     """``Z2``, ``(m, n_y)``, and ``A1``, ``(m, n_h)``, if it is to be kept; where :func:`why_no_forward` is None."""
     W1, b1, W2, b2 = parameters
-    W1, b1, W2, b2 = W1.contiguous(), b1.contiguous(), W2.contiguous(), b2.contiguous()
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     Z2, A1 = X.new_empty(m, n_y), X.new_empty(m, n_h) if keep else None
     _run(
@@ -153,14 +154,38 @@ def forward_and_kept(X: Tensor, parameters: Parameters, activation: str, plan: P
     return Z2, A1
 
 
-def backward(kept: Kept, dZ2: Tensor, activation: str, *, input_gradient: bool) -> tuple[Tensor | None, Parameters]:
-    """``dX`` if it is asked for, and the gradients, from what comes back to ``Z2``, and the ``A1`` that was kept."""
-    X, W1, W2, A1 = kept
-    parameters = Parameters(W1, W1.new_empty(W1.shape[0]), W2, W2.new_empty(W2.shape[0]))  # the biases play no part
-    objective = PULLED_BACK[activation]
-    others = (0, A1.data_ptr(), *NONE * 10)
-    _, dX, grads = _gradients(BACKWARD, Examples(X, dZ2), parameters, objective, others, input_gradient)
-    return dX, grads
+def backward_from_kept(
+    kept: Sequence[Tensor], dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """As :func:`twolayer.kernels.choice.backward_from_kept`, where nothing is left to choose and all parameters'
+    gradients are needed."""
+    X, W1, b1, W2, b2, A1 = kept
+    (m, n_x), (n_y, n_h), empty = X.shape, W2.shape, torch.empty_like
+    dX = X.new_empty(m, n_x) if needs[0] else None
+    grads = empty(W1), empty(b1), empty(W2), empty(b2)
+    _run(
+        (
+            X.data_ptr(),
+            W1.data_ptr(),
+            0,
+            W2.data_ptr(),
+            0,
+            dZ2.data_ptr(),
+            0,
+            0,
+            0 if dX is None else dX.data_ptr(),
+            *(dV.data_ptr() for dV in grads),
+            *NONE * 2,
+            A1.data_ptr(),
+            *NONE * 10,
+            *(m, n_x, n_h, n_y),
+            *(X.stride(0), n_y, 0),
+            *(BACKWARD, ACTIVATIONS[activation], TASKS[PAIRING], DTYPES[torch.float32], 0, True, False),
+        ),
+        threads_for(work_of(m, n_x, n_h, n_y)),
+        0.0,
+    )
+    return dX, *grads
 
 
 def _gradients(
@@ -187,7 +212,6 @@ def prepared(
     """What the kernel is told, but for the threads; and what it writes to, and has to live until then."""
     X, Y, sample_weight, class_weight = examples
     W1, b1, W2, b2 = parameters
-    W1, b1, W2, b2 = W1.contiguous(), b1.contiguous(), W2.contiguous(), b2.contiguous()
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     if class_weight is not None:
         class_weight = class_weight.to(torch.float64).contiguous()
@@ -226,7 +250,7 @@ def prepared(
             objective.task != "multiclass" or Y.is_floating_point(),
             objective.reduction == "mean",
         ),
-        (J, dX, Parameters(dW1, db1, dW2, db2), (W1, b1, W2, b2, class_weight)),
+        (J, dX, Parameters(dW1, db1, dW2, db2), class_weight),
     )
 
 

@@ -41,8 +41,10 @@ def readable(examples: Examples, parameters: Parameters) -> tuple[Examples, Para
 
 
 def readable_network(X: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
-    """As :func:`readable`."""
-    for V in (X, *parameters):
-        if V.is_neg():
-            return X.resolve_neg(), Parameters(*(V.resolve_neg() for V in parameters))
+    """As :func:`readable`; and the parameters, or a direction, are contiguous."""
+    if X.is_neg():
+        X = X.resolve_neg()
+    for V in parameters:
+        if V.is_neg() or not V.is_contiguous():
+            return X, Parameters(*(V.resolve_neg().contiguous() for V in parameters))
     return X, parameters
