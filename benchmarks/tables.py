@@ -134,10 +134,10 @@ def measured(name: str, seeds: int, members: int) -> dict[str, list[tuple[float,
             data = Table(**given, seed=seed, member=k)
             trained.append(network(data, 100 * seed + k))
         first = Table(**given, seed=seed)
-        own = {
-            NETWORK: (by_predictor(first, [trained[0][0]]), trained[0][1]),
-            ENSEMBLE: (by_predictor(first, [one for one, _ in trained]), sum(seconds for _, seconds in trained)),
-        }
+        own = {NETWORK: (by_predictor(first, [trained[0][0]]), trained[0][1])}
+        if members > 1:
+            seconds = sum(seconds for _, seconds in trained)
+            own[ENSEMBLE] = (by_predictor(first, [one for one, _ in trained]), seconds)
         for way, pair in (own | peers(first, seed)).items():
             found.setdefault(way, []).append(pair)
     rows = len(first.rows)
@@ -173,47 +173,54 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--kept", type=Path, help="folder of results, a file for each table: a run may come in parts")
     chosen = parser.parse_args()
-    of_a_table = partial(kept, chosen.kept, chosen.seeds, chosen.members)
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-        runs = {name: pool.submit(of_a_table, name) for name in reversed(chosen.tables)}
+        runs = {
+            name: pool.submit(kept, chosen.kept, chosen.seeds, chosen.members if name in FIRST else 1, name)
+            for name in reversed(chosen.tables)
+        }
         results = {name: runs[name].result() for name in chosen.tables}
     ways = [NETWORK, MLP, LINEAR, ENSEMBLE, TREES]
     rows, times = [], []
     better: list[str] = []
     worse: list[str] = []
+    judged: list[str] = []
     level: list[str] = []
     slow: list[str] = []
     for name, found in results.items():
         size = int(found["rows"][0][0])
         mean, error = difference(found, NETWORK, MLP)
-        more, its_error = difference(found, ENSEMBLE, TREES)
-        means = [f"{statistics.mean(s for s, _ in found[way]):.4g}" for way in ways]
-        rows.append([name, str(size), *means, f"{mean:+.3g} ± {error:.2g}", f"{more:+.3g} ± {its_error:.2g}"])
-        seconds = {way: statistics.median(t for _, t in found[way]) for way in ways}
-        times.append([name, str(size), *(f"{seconds[way]:.2f}" for way in ways)])
+        means = {way: f"{statistics.mean(s for s, _ in pairs):.4g}" for way, pairs in found.items()}
+        seconds = {way: statistics.median(t for _, t in pairs) for way, pairs in found.items()}
+        row = [name, str(size), *(means.get(way, "") for way in ways), f"{mean:+.3g} ± {error:.2g}", ""]
+        times.append([name, str(size), *(f"{seconds[way]:.2f}" if way in seconds else "" for way in ways)])
+        if ENSEMBLE in found:
+            judged.append(name)
+            more, its_error = difference(found, ENSEMBLE, TREES)
+            row[-1] = f"{more:+.3g} ± {its_error:.2g}"
+            if more <= 2 * its_error:
+                level.append(name)
+        rows.append(row)
         if mean < 0:
             better.append(name)
         if mean > 2 * error:
             worse.append(name)
-        if more <= 2 * its_error:
-            level.append(name)
         if size > LARGE and seconds[NETWORK] > seconds[MLP]:
             slow.append(name)
 
-    def counted(names: list[str]) -> str:
-        first, others = ([name for name in results if name in of] for of in (FIRST, OF_R))
-        of_first = sum(name in FIRST for name in names)
-        return (
-            f"{len(names)} of {len(results)}; {of_first} of the first {len(first)}, "
-            f"{len(names) - of_first} of the other {len(others)}"
-        )
-
+    of = ", ".join(
+        f"{sum(name in kind for name in better)} of {what} {sum(name in kind for name in results)}"
+        for what, kind in (("the first", FIRST), ("the other", OF_R))
+    )
     verdicts = [
-        verdict(4 * len(better) >= 3 * len(results), f"better than the MLP on three quarters: {counted(better)}"),
+        verdict(
+            4 * len(better) >= 3 * len(results),
+            f"better than the MLP on three quarters: {len(better)} of {len(results)}; {of}",
+        ),
         verdict(not worse, f"nowhere worse by more than two standard errors; worse: {', '.join(worse) or 'none'}"),
         verdict(
-            2 * len(level) >= len(results),
-            f"{chosen.members} networks within two standard errors of the trees, or better, on half: {counted(level)}",
+            2 * len(level) >= len(judged),
+            f"{chosen.members} networks within two standard errors of the trees, or better, on half: "
+            f"{len(level)} of {len(judged)}",
         ),
         verdict(
             not slow, f"a fit no longer than the MLP's on more than {LARGE} rows; longer: {', '.join(slow) or 'none'}"
@@ -222,7 +229,7 @@ def main() -> None:
     body = f"""\
 Errors on held-out rows, the smaller the better: the share in % that was put in a wrong class, or the RMSE. Means of
 {chosen.seeds} seeds, each with a test split of its own; all with default settings. `ensemble`
-is `--members {chosen.members}`. `MLP` is `MLPClassifier` or
+is `--members {chosen.members}`, of the first {len(FIRST)} tables alone. `MLP` is `MLPClassifier` or
 `MLPRegressor`, the latter with standardised targets; `linear` is logistic or ridge regression. These get the columns
 standardised and one-hot, the trees numbers and levels; they train on our validation rows as well. The last columns are
 differences with standard errors.

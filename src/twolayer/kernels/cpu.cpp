@@ -121,13 +121,12 @@ template <long N> inline vec sum_each(const float *x) {
     else return folded<2 * VL / N>(sum_each<N / 2>(x), sum_each<N / 2>(x + N / 2 * VL), std::make_index_sequence<VL>());
 }
 
-// 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2. Comparisons are such that a NaN stays one.
+// 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2, for x of up to 88. Comparisons are such that a NaN stays one.
 struct Reduced {
     vec power, r;
     explicit Reduced(vec x) {
-        const vec lo = all(-87.0f), hi = all(88.0f), round = all(0x1.8p23f);
+        const vec lo = all(-87.0f), round = all(0x1.8p23f);
         x = x < lo ? lo : x;
-        x = x > hi ? hi : x;
         vec t = x * 0x1.715476p0f + round; // adding this rounds to an integer, which then stands in the lowest bits
         vec n = t - round;
         r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
@@ -150,7 +149,7 @@ inline vec exp(vec x) {
 inline vec tanh(vec x) { // by e⁻²ˣ − 1, which loses no digits near zero
     Reduced e(-2 * magnitude(x));
     vec em1 = e.expm1() * e.power + (e.power - 1);
-    return from_bits(bits(-em1 / (2 + em1)) | (bits(x) & INT32_MIN));
+    return from_bits(bits(em1 / (2 + em1)) ^ (~bits(x) & INT32_MIN)); // em1 is negative
 }
 
 inline vec log1p(vec t) { // of t in [0, 1]: 2 artanh(t / (2 + t))
@@ -160,7 +159,7 @@ inline vec log1p(vec t) { // of t in [0, 1]: 2 artanh(t / (2 + t))
 }
 
 template <int g> inline vec activation(vec z, float slope) {
-    if constexpr (g == SIGMOID) return 1 / (1 + exp(-z));
+    if constexpr (g == SIGMOID) return 1 / (1 + exp(z < -88.0f ? all(88.0f) : -z));
     else if constexpr (g == TANH) return tanh(z);
     else if constexpr (g == RELU) return z < 0 ? vec{} : z;
     else if constexpr (g == LEAKY_RELU) return z < 0 ? z * slope : z;
@@ -206,13 +205,14 @@ template <int task> inline vec curvature(vec z) {
     } else static_assert(task < 0, "a task without its curvature");
 }
 
-// C (M × V VL) += A B, with A (M × K) at strides `row` and `step`. The rows of B are `ldb` apart, those of C are NR.
-template <long M, long V>
-void block(long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
+// C (M × V VL) = A B + C, or + one row `from` where C is new, with A (M × K) at strides `row` and `step`. The rows of B
+// are `ldb` apart, those of C are NR.
+template <long M, long V, bool is_new>
+void block(long K, const float *A, long row, long step, const float *B, long ldb, const float *from, float *C) {
     vec c[M][V];
 #pragma GCC unroll 16
     for (long i = 0; i < M; i++)
-        for (long v = 0; v < V; v++) c[i][v] = at(C + i * NR + v * VL);
+        for (long v = 0; v < V; v++) c[i][v] = is_new ? at(from + v * VL) : at(C + i * NR + v * VL);
     for (long k = 0; k < K; k++, A += step, B += ldb) {
         vec b[V];
         for (long v = 0; v < V; v++) b[v] = at(B + v * VL);
@@ -227,22 +227,25 @@ void block(long K, const float *A, long row, long step, const float *B, long ldb
         for (long v = 0; v < V; v++) at(C + i * NR + v * VL) = c[i][v];
 }
 
-typedef void Block(long, const float *, long, long, const float *, long, float *);
+typedef void Block(long, const float *, long, long, const float *, long, const float *, float *);
 
-template <long V, long... M> constexpr std::array<Block *, sizeof...(M)> blocks(std::integer_sequence<long, M...>) {
-    return {block<M + 1, V>...};
+template <bool is_new, long V, long... M>
+constexpr std::array<Block *, MR> blocks(std::integer_sequence<long, M...>) {
+    return {block<M + 1, V, is_new>...};
 }
-constexpr std::array<Block *, MR> BLOCKS[2] = {blocks<1>(std::make_integer_sequence<long, MR>()),
-                                               blocks<2>(std::make_integer_sequence<long, MR>())};
+constexpr auto UP_TO_MR = std::make_integer_sequence<long, MR>();
+constexpr std::array<Block *, MR> BLOCKS[2][2] = {{blocks<false, 1>(UP_TO_MR), blocks<false, 2>(UP_TO_MR)},
+                                                  {blocks<true, 1>(UP_TO_MR), blocks<true, 2>(UP_TO_MR)}};
 
-// C (rows × width) += A B, for a width of up to NR.
-void panel(long rows, long width, long K, const float *A, long row, long step, const float *B, long ldb, float *C) {
-    const auto &blocks = BLOCKS[width > VL];
+// C (rows × width) = A B + C, or + one row `from` where that is given, for a width of up to NR.
+void panel(long rows, long width, long K, const float *A, long row, long step, const float *B, long ldb, float *C,
+           const float *from = nullptr) {
     for (long k = 0; k < K; k += KC) {
+        const auto &blocks = BLOCKS[from && k == 0][width > VL];
         const long steps = std::min(KC, K - k);
         for (long i = 0, left = (rows + MR - 1) / MR; left > 0; left--) { // blocks alike: a small one wastes registers
             const long size = (rows - i + left - 1) / left;
-            blocks[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, C + i * NR);
+            blocks[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, from, C + i * NR);
             i += size;
         }
     }
@@ -548,10 +551,10 @@ struct Part {
         no_outputs();
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR];
-            const float *b = &net.of.b1[s * NR];
-            for (long r = 0; r < n; r++) at(A + r * NR) = at(b), at(A + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
-            panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A); // Z1 = X W1ᵀ + b1
+            // Z1 = X W1ᵀ + b1
+            panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A, &net.of.b1[s * NR]);
+            for (long r = 0; units <= VL && r < n; r++) at(A + r * NR + VL) = vec{};
             if (units <= VL / 4) each_of_few<g>(n, units, A); // A1 = g(Z1)
             else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A);
             to_outputs(n, s, A, net.of);
@@ -619,10 +622,10 @@ struct Part {
         no_outputs();
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
-            const float *b = &net.t.b1[s * NR];
-            for (long r = 0; r < n; r++) at(RZ + r * NR) = at(b), at(RZ + r * NR + VL) = at(b + VL);
             const long units = std::min(NR, net.n_h - s * NR);
-            panel(n, units, net.n_x, X, X_stride, 1, &net.t.W1[s * net.n_x * NR], NR, RZ); // RZ1 = X tW1ᵀ + tb1
+            // RZ1 = X tW1ᵀ + tb1
+            panel(n, units, net.n_x, X, X_stride, 1, &net.t.W1[s * net.n_x * NR], NR, RZ, &net.t.b1[s * NR]);
+            for (long r = 0; units <= VL && r < n; r++) at(RZ + r * NR + VL) = vec{};
             each_unit(n, units, [&](long i) { return at(RZ + i) * prime<g>(at(A + i), net.slope); }, RA);
             to_outputs(n, s, RA, net.of);
             to_outputs(n, s, A, net.t);
