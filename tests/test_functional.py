@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import product
-from math import log
+from math import inf, log
 
 import pytest
 import torch
@@ -358,6 +358,54 @@ def test_huge_logits_have_the_right_cost_and_gradient(task, logits, Y, J, dZ2, w
     truth = torch.tensor(dZ2, dtype=torch.float64)
     torch.testing.assert_close(grads["b2"].double().cpu(), truth, rtol=2 * eps, atol=0)
     torch.testing.assert_close(grads["W2"].squeeze(1), grads["b2"], rtol=0, atol=0)
+
+
+INFINITE = [
+    ("binary", [inf], [1.0], 0.0, [0.0]),
+    ("binary", [-inf], [0.0], 0.0, [0.0]),
+    ("multilabel", [inf, -inf, 0.0], [1.0, 0.0, 1.0], log(2), [0.0, 0.0, -0.5]),
+    ("multiclass", [-inf, 0.0, 0.0], [0.0, 1.0, 0.0], log(2), [0.0, -0.5, 0.5]),
+    ("multiclass", [-inf, 0.0, 0.0], [0.0, 0.25, 0.75], log(2), [0.0, 0.25, -0.25]),
+    ("multiclass", [-inf, 0.0, 0.0], [1.0, 0.0, 0.0], inf, None),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@backwards
+@pytest.mark.parametrize(("task", "logits", "Y", "J", "dZ2"), INFINITE)
+def test_an_infinite_logit_costs_nothing_where_it_is_right(task, logits, Y, J, dZ2, backward, reduction):
+    """And a masked class likewise: the cost is that of the other examples."""
+    ordinary = [0.5, -0.25, 1.0][: len(logits)]
+    Z2 = torch.tensor([logits, ordinary], dtype=torch.float64, requires_grad=True)
+    Y = torch.tensor([Y, [1.0, 0.0, 0.0][: len(Y)]], dtype=torch.float64)
+    alone = torch.tensor([ordinary], dtype=torch.float64, requires_grad=True)
+    options = {"task": task, "backward": backward}
+    cost_alone = functional.cost(alone, Y[1:], **options)
+    (of_alone,) = torch.autograd.grad(cost_alone, alone)
+    found = functional.cost(Z2, Y, **options, reduction=reduction)
+    divisor = 2 if reduction == "mean" else 1
+    torch.testing.assert_close(found, (J + cost_alone) / divisor)
+    if dZ2 is not None:
+        (grad,) = torch.autograd.grad(found, Z2)
+        truth = torch.stack([torch.tensor(dZ2, dtype=torch.float64), of_alone[0]])
+        torch.testing.assert_close(grad, truth / divisor)
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 4), (2, 1, 3)])
+@backwards
+@tasks
+def test_the_mean_cost_is_the_mean_of_the_losses(task, backward, lead):
+    n_y = 1 if task == "binary" else 3
+    generator = torch.Generator().manual_seed(0)
+    Z2 = torch.randn(*lead, n_y, dtype=torch.float64, generator=generator, requires_grad=True)
+    Y = torch.rand(*lead, n_y, dtype=torch.float64, generator=generator)
+    Y = Y / Y.sum(-1, keepdim=True) if task == "multiclass" else Y
+    options = {"task": task, "backward": backward}
+    mean = functional.cost(Z2, Y, **options)
+    losses = functional.cost(Z2, Y, **options, reduction="none")
+    torch.testing.assert_close(mean, losses.mean())
+    of_mean, of_losses = (torch.autograd.grad(J, Z2)[0] for J in (mean, losses.mean()))
+    torch.testing.assert_close(of_mean, of_losses)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -37,6 +37,8 @@ class Task(NamedTuple):
     """``∂L/∂Y`` from ``Z2`` and ``Y``: for targets that are themselves computed, as in distillation."""
     curvature: Callable[[Tensor, Tensor, Tensor], Tensor]
     """``∂²L/∂Z2² tZ2`` from ``Z2``, ``Y`` and a direction ``tZ2``: how ``dZ2`` changes along it."""
+    mean: Callable[[Tensor, Tensor], Tensor] | None = None
+    """``J`` of examples that all weigh the same, by fewer of PyTorch's operators; it may be NaN where ``loss`` is not."""
 
 
 def _all_finite(V: Tensor) -> bool:
@@ -91,7 +93,24 @@ def _identity(Z2: Tensor) -> Tensor:
     return Z2
 
 
-_LABELS = Task(torch.sigmoid, _cross_entropy_of_labels, _error_of_labels, lambda Z2, Y: -Z2, _curvature_of_labels)
+def _summed_over_outputs(mean: Callable[[Tensor, Tensor], Tensor], factor: float = 1.0) -> Callable[..., Tensor]:
+    """From a mean over examples and outputs."""
+
+    def mean_of_examples(Z2: Tensor, Y: Tensor) -> Tensor:
+        times = factor * Z2.shape[-1]
+        return mean(Z2, Y) if times == 1 else times * mean(Z2, Y)
+
+    return mean_of_examples
+
+
+_LABELS = Task(
+    torch.sigmoid,
+    _cross_entropy_of_labels,
+    _error_of_labels,
+    lambda Z2, Y: -Z2,
+    _curvature_of_labels,
+    _summed_over_outputs(F.binary_cross_entropy_with_logits),
+)
 
 TASKS = {
     "binary": _LABELS,
@@ -102,8 +121,16 @@ TASKS = {
         _error_of_classes,
         lambda Z2, Y: -torch.log_softmax(Z2, -1),
         _curvature_of_classes,
+        F.cross_entropy,
     ),
-    "regression": Task(_identity, _half_squared_error, equations.dZ2, lambda Z2, Y: Y - Z2, lambda Z2, Y, tZ2: tZ2),
+    "regression": Task(
+        _identity,
+        _half_squared_error,
+        equations.dZ2,
+        lambda Z2, Y: Y - Z2,
+        lambda Z2, Y, tZ2: tZ2,
+        _summed_over_outputs(F.mse_loss, 0.5),
+    ),
 }
 
 PAIRING = "pairing"
@@ -271,6 +298,11 @@ class Objective:
         """
         Z2 = at_least_float32(Z2)
         Y, weights = self.targets(examples, Z2)
+        mean = self.formulas.mean
+        if self.reduction == "mean" and weights is None and loss is None and mean and Z2.ndim == 2 and can_look_at(Z2):
+            J = mean(Z2, Y)
+            if math.isfinite(J.item()):
+                return J
         L = (loss or self.formulas.loss)(Z2, Y)
         if weights is not None:
             L = self._normalised(weights, L.dtype) * L
