@@ -38,7 +38,7 @@ class Task(NamedTuple):
     curvature: Callable[[Tensor, Tensor, Tensor], Tensor]
     """``∂²L/∂Z2² tZ2`` from ``Z2``, ``Y`` and a direction ``tZ2``: how ``dZ2`` changes along it."""
     mean: Callable[[Tensor, Tensor], Tensor] | None = None
-    """``J`` of examples that all weigh the same, in fewer operators of PyTorch's; it may be NaN where ``loss`` is not."""
+    """``J`` of examples that weigh the same, in fewer operators of PyTorch's; it may be NaN where ``loss`` is not."""
 
 
 def _all_finite(V: Tensor) -> bool:
