@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from problems import problem, relative_error
+from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from twolayer import functional
@@ -219,6 +220,30 @@ def test_what_comes_back_as_autograd_leaves_it(changed, by_kernel):
     dense = torch.empty(dZ2.shape).copy_(dZ2)
     found, expected = (torch.autograd.grad(net(X), list(net.parameters()), V) for V in (dZ2, dense))
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dX", [False, True])
+@pytest.mark.parametrize("name", ["W1", "W2", "b1", "b2"])
+@pytest.mark.parametrize("change", ["strides", "another dtype", "fewer numbers", "freed"])
+def test_memory_given_away_before_the_way_back(change, name, dX):
+    """By ``.data`` and ``untyped_storage()``, of which autograd knows nothing: right, or PyTorch's own error."""
+    net, X, *_ = in_both("tanh", "multilabel")
+    inputs = [*net.parameters()] + ([X.requires_grad_()] if dX else [])
+    dZ2 = torch.randn(len(X), net.out_features)
+    truth = torch.autograd.grad(net(X), inputs, dZ2)
+    Z2, V = net(X), getattr(net, name)
+    if change == "freed":
+        V.untyped_storage().resize_(0)
+    else:
+        cast = {"strides": _with_strides, "another dtype": Tensor.double, "fewer numbers": lambda V: V[..., :-1]}
+        V.data = cast[change](V.data)
+    try:
+        found = torch.autograd.grad(Z2, inputs, dZ2)
+    except RuntimeError:
+        assert change != "strides"
+        return
+    for a, b in zip(found, truth, strict=True):
+        assert relative_error(a.double(), b.double()) < ALLOWED
 
 
 def test_a_thread_that_ends_gives_its_memory_back(by_kernel):

@@ -34,9 +34,24 @@ def logits(X: Tensor, parameters: Parameters, activation: str) -> Tensor | None:
 def _backward_from_kept(
     kept: Sequence[Tensor], dZ2: Tensor, activation: str, plan: Plan, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The forward pass was ordinary; what comes back need not be."""
-    straight = needs[1:] == ALL_FOUR and dZ2.is_contiguous() and not dZ2.is_neg() and dZ2.dtype is torch.float32
+    """The forward pass was ordinary. What comes back need not be, and ``.data`` may have given other memory since."""
+    X, W1, _, W2, _, A1 = kept
+    m, n_h = A1.shape
+    straight = (
+        needs[1:] == ALL_FOUR
+        and (X.shape[0], *W1.shape) == (m, n_h, X.shape[1])
+        and (*W2.shape, m) == (dZ2.shape[1], n_h, dZ2.shape[0])
+        and _is_plain(X)
+        and _is_plain(W1)
+        and _is_plain(W2)
+        and _is_plain(dZ2)
+    )
     return (cpu if straight else choice).backward_from_kept(kept, dZ2, activation, plan, needs)
+
+
+def _is_plain(V: Tensor) -> bool:
+    """Whether the kernel can read ``V``, where nothing looks on."""
+    return V.dtype is torch.float32 and V.is_contiguous() and V.is_cpu and not V.is_neg() and V.data_ptr() != 0
 
 
 STRAIGHT = Runs(cpu.forward_and_kept, _backward_from_kept)

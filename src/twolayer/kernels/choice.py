@@ -137,7 +137,11 @@ def backward_from_kept(
     """``dX, dW1, db1, dW2, db2``, each if it is needed, from ``X, W1, b1, W2, b2, A1``, where nothing looks on."""
     X, W1, b1, W2, b2, A1 = kept
     parameters = Parameters(W1, b1, W2, b2)
-    if all(needs[1:]) and dZ2.dtype == X.dtype and _forward_by_kernel(X, parameters, activation, plan):
+    # Since the forward pass, .data may have been given other memory, which operators find out and a kernel would not.
+    as_it_was = A1.shape == (len(X), len(W1)) and dZ2.shape == (len(X), len(W2)) and W2.shape[1:] == A1.shape[1:]
+    as_it_was = as_it_was and W1.shape[1:] == X.shape[1:] and not any(map(context.is_freed, kept))
+    ordinary = as_it_was and dZ2.dtype == X.dtype and _forward_by_kernel(X, parameters, activation, plan)
+    if all(needs[1:]) and ordinary:
         X, parameters = memory.readable_network(X, parameters)
         return cpu.backward_from_kept((X, *parameters, A1), dZ2.resolve_neg().contiguous(), activation, plan, needs)
     return plain.backward(Kept(X, W1, W2, A1), ACTIVATIONS[activation], dZ2, needs=needs)

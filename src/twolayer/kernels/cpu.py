@@ -159,10 +159,10 @@ def backward_from_kept(
 ) -> tuple[Tensor | None, ...]:
     """As :func:`twolayer.kernels.choice.backward_from_kept`, where nothing is left to choose and all parameters'
     gradients are needed."""
-    X, W1, b1, W2, b2, A1 = kept
-    (m, n_x), (n_y, n_h), empty = X.shape, W2.shape, torch.empty_like
+    X, W1, _, W2, _, A1 = kept
+    (m, n_x), (n_y, n_h) = X.shape, W2.shape
     dX = X.new_empty(m, n_x) if needs[0] else None
-    grads = empty(W1), empty(b1), empty(W2), empty(b2)
+    grads = torch.empty_like(W1), W1.new_empty(n_h), torch.empty_like(W2), W2.new_empty(n_y)
     _run(
         (
             X.data_ptr(),
