@@ -246,6 +246,20 @@ def test_memory_given_away_before_the_way_back(change, name, dX):
         assert relative_error(a.double(), b.double()) < ALLOWED
 
 
+@pytest.mark.parametrize("name", ["W1", "W2"])
+@pytest.mark.parametrize("way", ["streamed", "create_graph", "second derivative"])
+def test_memory_freed_before_a_pass_that_comes_later(way, name):
+    net, X, Y, *_ = in_both("tanh", "multilabel")
+    net.backward = "streamed" if way == "streamed" else "manual"
+    parameters = list(net.parameters())
+    J = net(X).square().sum() if way == "streamed" else net.loss(X, Y)
+    if way == "second derivative":
+        J = sum(dV.sum() for dV in torch.autograd.grad(J, parameters, create_graph=True))
+    getattr(net, name).untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"freed|not allocated"):
+        torch.autograd.grad(J, parameters, create_graph=way == "create_graph")
+
+
 def test_a_thread_that_ends_gives_its_memory_back(by_kernel):
     """Each thread that calls keeps some for the calls that follow."""
     resource = pytest.importorskip("resource")

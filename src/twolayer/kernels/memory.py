@@ -1,5 +1,7 @@
 """What a kernel reads by its address is first made what it says it is: ``readable``."""
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from twolayer import context
@@ -31,9 +33,14 @@ def has_rows(V: Tensor) -> bool:
 
 
 def readable(examples: Examples, parameters: Parameters) -> tuple[Examples, Parameters]:
-    """The same numbers in memory: PyTorch keeps some tensors as the negative of what is there, and forgets nothing."""
+    """The same numbers in memory: PyTorch keeps some tensors as the negative of what is there.
+
+    Raises:
+        RuntimeError: the memory of one was freed: before a way back, say, that nobody looked at again.
+    """
     X, parameters = readable_network(examples.X, parameters)
     others = examples[1:]
+    _refuse_freed(zip(examples._fields[1:], others, strict=True))
     for V in others:
         if V is not None and V.is_neg():
             return Examples(X, *(None if V is None else V.resolve_neg() for V in others)), parameters  # type: ignore[arg-type]
@@ -42,9 +49,16 @@ def readable(examples: Examples, parameters: Parameters) -> tuple[Examples, Para
 
 def readable_network(X: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
     """As :func:`readable`; and the parameters, or a direction, are contiguous."""
+    _refuse_freed(zip(("X", *parameters._fields), (X, *parameters), strict=True))
     if X.is_neg():
         X = X.resolve_neg()
     for V in parameters:
         if V.is_neg() or not V.is_contiguous():
             return X, Parameters(*(V.resolve_neg().contiguous() for V in parameters))
     return X, parameters
+
+
+def _refuse_freed(tensors: Iterable[tuple[str, Tensor | None]]) -> None:
+    for name, V in tensors:
+        if V is not None and context.is_freed(V):
+            raise RuntimeError(f"{name} must have its memory, and its storage was freed")
