@@ -423,3 +423,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_memory_does_not_grow_with_the_examples():
     assert int(run(MEMORY, "1000000")) < 4 * 1024
+
+
+def test_the_fields_are_those_that_the_kernel_reads():
+    source = (library.FOLDER / "cpu.cpp").read_text(encoding="utf-8")
+    (body,) = re.findall(r"struct Args \{(.*?)\n\};", source, re.DOTALL)
+    lines = [line.split("//")[0] for line in body.splitlines()]
+    assert re.findall(r"(\w+)[,;]", "".join(lines)) == list(cpu.FIELDS)
+    assert re.findall(r"double (\w+), (\w+);", "".join(lines)) == [cpu.FIELDS[-2:]]

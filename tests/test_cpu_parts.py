@@ -222,6 +222,14 @@ def test_what_comes_back_as_autograd_leaves_it(changed, by_kernel):
     assert all(map(torch.equal, found, expected))
 
 
+def test_what_comes_back_from_a_sum_goes_straight_to_the_kernel(monkeypatch):
+    """It is one number, expanded."""
+    net, X, *_ = in_both("relu", "multilabel")
+    monkeypatch.setattr(choice, "backward_from_kept", None)
+    net(X).sum().backward()
+    assert torch.equal(net.b2.grad, torch.full((net.out_features,), float(len(X))))
+
+
 @pytest.mark.parametrize("dX", [False, True])
 @pytest.mark.parametrize("name", ["W1", "W2", "b1", "b2"])
 @pytest.mark.parametrize("change", ["strides", "another dtype", "fewer numbers", "freed"])

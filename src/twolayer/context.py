@@ -90,7 +90,7 @@ def undisturbed(*tensors: Tensor | None) -> bool:
             or not V.is_cpu
             or not V.is_contiguous()
             or V.is_neg()
-            or V.untyped_storage().nbytes() < V.nbytes + V.storage_offset() * V.itemsize
+            or V.untyped_storage().nbytes() < V.nbytes + (V.storage_offset() and V.storage_offset() * V.itemsize)
         ):
             return False
     return True

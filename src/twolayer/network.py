@@ -373,11 +373,13 @@ class TwoLayerNet(nn.Module):
         return self._parameters_as_called()
 
     def _parameters_as_called(self) -> Parameters:
-        if not torch.compiler.is_compiling():  # or an exported program would have them in another order
-            own = parameters_of(self)
-            if own.keys() >= FOUR:
-                return Parameters(own["W1"], own["b1"], own["W2"], own["b2"])
-        return Parameters(self.W1, self.b1, self.W2, self.b2)
+        if torch.compiler.is_compiling():  # an exported program would have the others in another order
+            return Parameters(self.W1, self.b1, self.W2, self.b2)
+        own = parameters_of(self)
+        try:
+            return Parameters(own["W1"], own["b1"], own["W2"], own["b2"])
+        except KeyError:  # computed by a parametrization, or plain attributes
+            return Parameters(self.W1, self.b1, self.W2, self.b2)
 
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.

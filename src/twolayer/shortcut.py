@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twolayer import arguments
 from twolayer.backward.gradients import Loss
-from twolayer.backward.manual import Logits, Runs
+from twolayer.backward.manual import How, Logits
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, cpu
 from twolayer.tasks import Examples, Objective, Plan
@@ -23,11 +23,12 @@ ALL_FOUR = (True,) * 4
 
 def logits(X: Tensor, parameters: Parameters, activation: str) -> Tensor | None:
     """``Z2`` in mode ``"manual"``."""
-    if not _fits(X, parameters, activation):
+    how = STRAIGHT.get(activation)
+    if how is None or not arguments.is_ordinary(X, parameters) or X.dtype is not torch.float32 or not cpu.is_there():
         return None
     if not _moves(X, parameters):
         return cpu.forward(X, parameters, activation)[0]
-    Z2: Tensor = Logits.apply_at_rest(STRAIGHT, activation, AS_USUAL, X, *parameters)
+    Z2: Tensor = Logits.apply_at_rest(how, X, *parameters)
     return Z2
 
 
@@ -36,25 +37,28 @@ def _backward_from_kept(
 ) -> tuple[Tensor | None, ...]:
     """The forward pass was ordinary. What comes back need not be, and ``.data`` may have given other memory since."""
     X, W1, _, W2, _, A1 = kept
-    m, n_h = A1.shape
+    (m, n_h), n_x = A1.shape, X.shape[1]
+    dZ2 = dZ2.contiguous()  # that of a sum is one number, expanded
     straight = (
         needs[1:] == ALL_FOUR
-        and (X.shape[0], *W1.shape) == (m, n_h, X.shape[1])
-        and (*W2.shape, m) == (dZ2.shape[1], n_h, dZ2.shape[0])
-        and _is_plain(X)
-        and _is_plain(W1)
-        and _is_plain(W2)
-        and _is_plain(dZ2)
+        and X.shape[0] == m
+        and W1.shape == (n_h, n_x)
+        and W2.shape == (dZ2.shape[1], n_h)
+        and dZ2.shape[0] == m
+        and _are_plain(X, W1, W2, dZ2)
     )
     return (cpu if straight else choice).backward_from_kept(kept, dZ2, activation, plan, needs)
 
 
-def _is_plain(V: Tensor) -> bool:
-    """Whether the kernel can read ``V``, where nothing looks on."""
-    return V.dtype is torch.float32 and V.is_contiguous() and V.is_cpu and not V.is_neg() and V.data_ptr() != 0
+def _are_plain(*tensors: Tensor) -> bool:
+    """Whether the kernel can read them, where nothing looks on."""
+    for V in tensors:
+        if V.dtype is not torch.float32 or not V.is_contiguous() or not V.is_cpu or V.is_neg() or V.data_ptr() == 0:
+            return False
+    return True
 
 
-STRAIGHT = Runs(cpu.forward_and_kept, _backward_from_kept)
+STRAIGHT = {name: How(cpu.forward_and_kept, _backward_from_kept, name, AS_USUAL) for name in cpu.ACTIVATIONS}
 
 
 def loss(examples: Examples, parameters: Parameters, objective: Objective) -> Tensor | None:
@@ -88,15 +92,6 @@ def _moves(X: Tensor, parameters: Parameters) -> bool:
     W1, b1, W2, b2 = parameters
     return torch.is_grad_enabled() and (
         W1.requires_grad or b1.requires_grad or W2.requires_grad or b2.requires_grad or X.requires_grad
-    )
-
-
-def _fits(X: Tensor, parameters: Parameters, activation: str) -> bool:
-    return (
-        activation in cpu.ACTIVATIONS
-        and arguments.is_ordinary(X, parameters)
-        and X.dtype is torch.float32
-        and cpu.is_there()
     )
 
 

@@ -27,7 +27,8 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
         if not may_move(*tensors):
             return choice.forward(X, parameters, activation, plan)
         if not along_tangents():
-            Z2: Tensor = Logits.apply_at_rest(BY_CHOICE, activation, plan, *tensors)
+            how = How(choice.forward_and_kept, choice.backward_from_kept, activation, plan)
+            Z2: Tensor = Logits.apply_at_rest(how, *tensors)
             return Z2
     # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
     Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
@@ -42,14 +43,13 @@ def loss(examples: Examples, parameters: Parameters, objective: Objective, plan:
     return gradients.loss(examples, parameters, objective, plan, logits)
 
 
-class Runs(NamedTuple):
-    """What computes ``Z2`` and ``A1``, and from what comes back to ``Z2`` the gradients."""
+class How(NamedTuple):
+    """What computes ``Z2`` and ``A1``, and from what comes back to ``Z2`` the gradients; and what both are told."""
 
     forward_and_kept: Callable[..., tuple[Tensor, Tensor]]
     backward_from_kept: Callable[..., tuple[Tensor | None, ...]]
-
-
-BY_CHOICE = Runs(choice.forward_and_kept, choice.backward_from_kept)
+    activation: str
+    plan: Plan
 
 
 class Logits(LightFunction):
@@ -57,21 +57,22 @@ class Logits(LightFunction):
     second one, the forward pass runs once more, under autograd."""
 
     @staticmethod
-    def forward(ctx: Any, runs: Runs, activation: str, plan: Plan, X: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.runs, ctx.activation, ctx.plan = runs, activation, plan
-        Z2, A1 = runs.forward_and_kept(X, Parameters(*parameters), activation, plan)
+    def forward(ctx: Any, how: How, X: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.how = how
+        Z2, A1 = how.forward_and_kept(X, Parameters(*parameters), how.activation, how.plan)
         ctx.save_for_backward(X, *parameters, A1)
         return Z2
 
     @staticmethod
     def backward(ctx: Any, dZ2: Tensor) -> tuple[Tensor | None, ...]:
-        kept, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        how: How = ctx.how
+        kept, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if not torch.is_grad_enabled() and at_rest(dZ2):
-            return None, None, None, *ctx.runs.backward_from_kept(kept, dZ2, ctx.activation, ctx.plan, needs)
+            return None, *how.backward_from_kept(kept, dZ2, how.activation, how.plan, needs)
         X, W1, b1, W2, b2, A1 = kept
         if torch.is_grad_enabled():
-            _, A1 = Network.apply(X, W1, b1, W2, b2, ctx.activation)
-        return None, None, None, *plain.backward(Kept(X, W1, W2, A1), ACTIVATIONS[ctx.activation], dZ2, needs=needs)
+            _, A1 = Network.apply(X, W1, b1, W2, b2, how.activation)
+        return None, *plain.backward(Kept(X, W1, W2, A1), ACTIVATIONS[how.activation], dZ2, needs=needs)
 
 
 @whole_in_graphs

@@ -45,13 +45,44 @@ REFUSED = {
     4: (ValueError, "sample_weight must be finite, not negative and not all zero"),
     5: (ValueError, "class_weight must be finite and positive"),
 }
-ARGUMENTS = struct.Struct("=26q15q2d")
-SIZES = slice(26, 30)
-"""``m, n_x, n_h, n_y`` among them."""
+FIELDS = (
+    *("X", "W1", "b1", "W2", "b2", "Y", "sample_weight", "class_weight", "dX", "dW1", "db1", "dW2", "db2", "cost"),
+    *("Z2", "A1", "norms", "tW1", "tb1", "tW2", "tb2", "rows", "X_mean", "X_std", "Y_mean", "Y_std"),
+    *("m", "n_x", "n_h", "n_y", "X_stride", "Y_stride", "weight_stride"),
+    *("pass", "activation", "task", "Y_dtype", "weight_dtype", "Y_is_dense", "mean", "threads"),
+    *("label_smoothing", "leaky_slope"),
+)
+"""``Args`` of cpu.cpp: addresses, sizes, what is wanted, and two numbers of floating point; each of 8 bytes."""
+
+
+def packing(*filled: str) -> struct.Struct:
+    """What packs these of the fields, in their order; the others are zero."""
+    return struct.Struct("=" + "".join("8x" if f not in filled else "d" if f in FIELDS[-2:] else "q" for f in FIELDS))
+
+
+def _of_costs(*others: str) -> struct.Struct:
+    return packing(*FIELDS[:14], *others, *FIELDS[26:])
+
+
+OF_COSTS = {
+    GRADIENTS: _of_costs(),
+    NORMS: _of_costs("norms"),
+    PRODUCT: _of_costs("tW1", "tb1", "tW2", "tb2"),
+}
+"""For each pass that knows the cost."""
+OF_STEPS = _of_costs("X_mean", "X_std", "Y_mean", "Y_std")
+OF_FORWARD = packing(
+    *("X", "W1", "b1", "W2", "b2", "Z2", "A1", "m", "n_x", "n_h", "n_y", "X_stride"),
+    *("pass", "activation", "task", "Y_is_dense", "threads", "leaky_slope"),
+)
+OF_BACKWARD = packing(
+    *("X", "W1", "W2", "Y", "dX", "dW1", "db1", "dW2", "db2", "A1", "m", "n_x", "n_h", "n_y", "X_stride", "Y_stride"),
+    *("pass", "activation", "task", "Y_is_dense", "threads", "leaky_slope"),
+)
+SIZES = slice(-14, -10)
+"""``m, n_x, n_h, n_y`` among what :func:`prepared` returns."""
 WORTH_A_THREAD = 10_000_000
 """Floating point operations that take longer than to start a thread."""
-NONE = (0,)
-"""The address of what there is not."""
 SCALAR = torch.empty((), dtype=torch.float32, device="cpu")
 """What the cost is like."""
 
@@ -110,14 +141,14 @@ def run_loss_and_grads(
 
 def hvp(examples: Examples, parameters: Parameters, direction: Parameters, objective: Objective) -> Parameters:
     """As :func:`twolayer.kernels.chunked.hvp` along the parameters; see :func:`loss_and_grads`."""
-    along = (*NONE * 3, *(V.data_ptr() for V in direction), *NONE * 5)
+    along = tuple(V.data_ptr() for V in direction)
     return _gradients(PRODUCT, examples, parameters, objective, along)[2]
 
 
 def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective: Objective) -> Tensor:
     """As :func:`twolayer.kernels.chunked.per_sample_grad_norms`; see :func:`loss_and_grads`."""
     norms = examples.X.new_empty(len(examples.X))
-    _gradients(NORMS, examples, parameters, objective, (0, 0, norms.data_ptr(), *NONE * 9))
+    _gradients(NORMS, examples, parameters, objective, (norms.data_ptr(),))
     return norms
 
 
@@ -126,24 +157,27 @@ def forward(X: Tensor, parameters: Parameters, activation: str, *, keep: bool = 
     W1, b1, W2, b2 = parameters
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     Z2, A1 = X.new_empty(m, n_y), X.new_empty(m, n_h) if keep else None
-    _run(
-        (
-            X.data_ptr(),
-            W1.data_ptr(),
-            b1.data_ptr(),
-            W2.data_ptr(),
-            b2.data_ptr(),
-            *NONE * 9,
-            Z2.data_ptr(),
-            0 if A1 is None else A1.data_ptr(),
-            *NONE * 10,
-            *(m, n_x, n_h, n_y),
-            *(X.stride(0), 0, 0),
-            *(FORWARD, ACTIVATIONS[activation], TASKS["regression"], 0, 0, True, False),
-        ),
+    arguments = OF_FORWARD.pack(
+        X.data_ptr(),
+        W1.data_ptr(),
+        b1.data_ptr(),
+        W2.data_ptr(),
+        b2.data_ptr(),
+        Z2.data_ptr(),
+        0 if A1 is None else A1.data_ptr(),
+        m,
+        n_x,
+        n_h,
+        n_y,
+        X.stride()[0],
+        FORWARD,
+        ACTIVATIONS[activation],
+        TASKS["regression"],
+        True,
         threads_for(m * n_h * (2 * n_x + 2 * n_y + 20)),
-        0.0,
+        LEAKY_RELU_SLOPE,
     )
+    _run(arguments)
     return Z2, A1
 
 
@@ -162,30 +196,33 @@ def backward_from_kept(
     X, W1, _, W2, _, A1 = kept
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
     dX = X.new_empty(m, n_x) if needs[0] else None
-    grads = torch.empty_like(W1), W1.new_empty(n_h), torch.empty_like(W2), W2.new_empty(n_y)
-    _run(
-        (
-            X.data_ptr(),
-            W1.data_ptr(),
-            0,
-            W2.data_ptr(),
-            0,
-            dZ2.data_ptr(),
-            0,
-            0,
-            0 if dX is None else dX.data_ptr(),
-            *(dV.data_ptr() for dV in grads),
-            *NONE * 2,
-            A1.data_ptr(),
-            *NONE * 10,
-            *(m, n_x, n_h, n_y),
-            *(X.stride(0), n_y, 0),
-            *(BACKWARD, ACTIVATIONS[activation], TASKS[PAIRING], DTYPES[torch.float32], 0, True, False),
-        ),
+    dW1, db1, dW2, db2 = torch.empty_like(W1), W1.new_empty(n_h), torch.empty_like(W2), W2.new_empty(n_y)
+    arguments = OF_BACKWARD.pack(
+        X.data_ptr(),
+        W1.data_ptr(),
+        W2.data_ptr(),
+        dZ2.data_ptr(),
+        0 if dX is None else dX.data_ptr(),
+        dW1.data_ptr(),
+        db1.data_ptr(),
+        dW2.data_ptr(),
+        db2.data_ptr(),
+        A1.data_ptr(),
+        m,
+        n_x,
+        n_h,
+        n_y,
+        X.stride()[0],
+        n_y,
+        BACKWARD,
+        ACTIVATIONS[activation],
+        TASKS[PAIRING],
+        True,
         threads_for(work_of(m, n_x, n_h, n_y)),
-        0.0,
+        LEAKY_RELU_SLOPE,
     )
-    return dX, *grads
+    _run(arguments)
+    return dX, dW1, db1, dW2, db2
 
 
 def _gradients(
@@ -193,11 +230,12 @@ def _gradients(
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
-    others: tuple[int, ...] = NONE * 12,
+    others: tuple[int, ...] = (),
     input_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None, Parameters]:
     fields, (J, dX, grads, _) = prepared(which, examples, parameters, objective, others, input_gradient)
-    _run(fields, threads_for(work_of(*fields[SIZES])), objective.label_smoothing)
+    threads = threads_for(work_of(*fields[SIZES]))
+    _run(OF_COSTS[which].pack(*fields, threads, objective.label_smoothing, LEAKY_RELU_SLOPE))
     return J, dX, grads
 
 
@@ -206,10 +244,13 @@ def prepared(
     examples: Examples,
     parameters: Parameters,
     objective: Objective,
-    others: tuple[int, ...] = NONE * 12,
+    others: tuple[int, ...] = (),
     input_gradient: bool = False,
 ) -> tuple[tuple[int, ...], tuple[Tensor, Tensor | None, Parameters, Any]]:
-    """What the kernel is told, but for the threads; and what it writes to, and has to live until then."""
+    """What the kernel is told, up to the threads; and what it writes to, and has to live until then.
+
+    ``others`` are what the packing has between the cost and the sizes.
+    """
     X, Y, sample_weight, class_weight = examples
     W1, b1, W2, b2 = parameters
     (m, n_x), (n_y, n_h) = X.shape, W2.shape
@@ -263,9 +304,9 @@ def threads_for(work: int) -> int:
     return 1 if work < 2 * WORTH_A_THREAD else min(torch.get_num_threads(), work // WORTH_A_THREAD)
 
 
-def _run(fields: tuple[int, ...], threads: int, label_smoothing: float) -> None:
+def _run(arguments: bytes) -> None:
     """Raises MemoryError or ValueError as :func:`loss_and_grads` says."""
-    failed = call("twolayer_pass", ARGUMENTS.pack(*fields, threads, label_smoothing, LEAKY_RELU_SLOPE))
+    failed = call("twolayer_pass", arguments)
     if failed:
         error, words = REFUSED.get(failed, (ValueError, "the CPU kernel does not take these arguments"))
         raise error(words)

@@ -86,7 +86,7 @@ def take(examples: Examples, parameters: Parameters, objective: Objective, steps
         ValueError: the kernel does not take these arguments.
         MemoryError: there is none.
     """
-    others = (*cpu.NONE * 8, *map(_address, steps.standard))
+    others = tuple(map(_address, steps.standard))
     fields, (_, _, grads, alive) = cpu.prepared(cpu.GRADIENTS, examples, parameters, objective, others)
     m, *sizes = fields[cpu.SIZES]
     if steps.batches is None:
@@ -107,7 +107,7 @@ def take(examples: Examples, parameters: Parameters, objective: Objective, steps
         *(addressof(c_char.from_buffer(updates)), four if of_each > 1 else 0),
     )
     increment_version([*parameters, *(V for update in steps.updates[:four] for V in update.state)])
-    arguments = cpu.ARGUMENTS.pack(*fields, 1, objective.label_smoothing, LEAKY_RELU_SLOPE)
+    arguments = cpu.OF_STEPS.pack(*fields, 1, objective.label_smoothing, LEAKY_RELU_SLOPE)
     failed = cpu.call("twolayer_steps", arguments, packed)
     del alive
     if failed == cpu.UNKNOWN:
