@@ -1,6 +1,6 @@
 """How every benchmark here measures and writes: rounds in which all take turns, ratios, tables, a page and its foot.
 
-Run as a script, this file is the other end of :class:`Former`.
+Run as a script, this file is the other end of :class:`Version`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MALLOCS = {
         "MALLOC_TOP_PAD_": "1073741824",
     },
 }
-FORMER = "former: "
+NOW, FORMER = "now: ", "former: "
 
 Step = Callable[[], Any]
 Timed = Callable[[int], float]
@@ -90,8 +90,8 @@ def alone(compute: Callable[..., Any], *arguments: Any, environment: dict[str, s
         return pool.submit(compute, *arguments).result()
 
 
-class Former:
-    """Another version of the package, in a process of its own that sleeps unless it has its turn.
+class Version:
+    """A version of the package, in a process of its own that sleeps unless it has its turn.
 
     ``place`` is a checkout, or a folder into which ``pip install --no-deps --target`` has put the package.
     """
@@ -118,29 +118,27 @@ class Former:
         try:
             return pickle.load(self.process.stdout)
         except EOFError:
-            raise RuntimeError("the process of the former version has ended; what it said stands above") from None
-
-
-def beside_former(mine: dict[str, Timed], others: dict[str, Timed] | None) -> dict[str, Timed]:
-    """Each run, and right after it that of the same name by the former version."""
-    return {
-        label: run
-        for name in mine
-        for label, run in ((name, mine[name]), *(((FORMER + name, others[name]),) if others else ()))
-    }
+            raise RuntimeError("the process of a version has ended; what it said stands above") from None
 
 
 @contextlib.contextmanager
-def former(place: str | None) -> Iterator[Former | None]:
-    """The version in that place, if there is to be one."""
-    if place is None:
-        yield None
-        return
-    process = Former(place)
+def versions(former: str | None) -> Iterator[dict[str, Version]]:
+    """This version and the former one in that place, if there is to be one: alike, so that they can be compared."""
+    found: dict[str, Version] = {}
     try:
-        yield process
+        for label, place in ((NOW, str(Path(__file__).parents[1])), (FORMER, former)):
+            if former and place:
+                found[label] = Version(place)
+        yield found
     finally:
-        process.close()
+        for version in found.values():
+            version.close()
+
+
+def of_versions(found: dict[str, Version], module: str, function: str, *arguments: Any) -> dict[str, Timed]:
+    """Each step that a benchmark's function makes, by this version and right after it by the former one."""
+    runs = {label: version.timed(module, function, *arguments) for label, version in found.items()}
+    return {label + name: of[name] for name in runs.get(NOW, {}) for label, of in runs.items()}
 
 
 def _answer(place: str) -> None:

@@ -122,7 +122,7 @@ def measure(names: list[str], rounds: int | None) -> dict[str, Times]:
         problem = PROBLEMS[name]
         steps = {f"peer: {peer}": step for peer, step in peers(problem).items()}
         steps = {EAGER: steps.pop("peer: eager"), **steps, **calls(problem)}
-        found[name] = interleaved(timed(steps), rounds or problem.rounds)
+        found[name] = interleaved(timed(steps), **problem.pacing(rounds))
     return found
 
 
@@ -152,7 +152,7 @@ def layers(problem: Problem) -> dict[str, Step]:
 
 
 def measure_layers(names: list[str], rounds: int | None) -> dict[str, Times]:
-    return {name: interleaved(timed(layers(PROBLEMS[name])), rounds or PROBLEMS[name].rounds) for name in names}
+    return {name: interleaved(timed(layers(PROBLEMS[name])), **PROBLEMS[name].pacing(rounds)) for name in names}
 
 
 def layers_table(measured: dict[str, Times]) -> str:

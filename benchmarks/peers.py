@@ -32,10 +32,12 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         return f"{self.n_x}, {self.n_h}, {self.n_y}, {self.m:,}, {self.activation}"
 
-    @property
-    def rounds(self) -> int:
-        """A step of a small network varies more, and costs less to repeat."""
-        return 25 if self.m * self.n_h < 1e5 else 5
+    def pacing(self, rounds: int | None = None) -> dict[str, Any]:
+        """How its rounds go, see :func:`measuring.interleaved`. A step of a small network varies more and costs less to
+        repeat, and hardly any threads have to come to rest after it."""
+        small = self.m * self.n_h < 1e5
+        given = {} if rounds is None else {"rounds": rounds}
+        return ({"rounds": 60, "turn": 0.02, "pause": 0.1} if small else {"rounds": 9}) | given
 
     @property
     def task(self) -> str:

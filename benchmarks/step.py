@@ -16,14 +16,14 @@ import torch
 from measuring import (
     FORMER,
     MALLOCS,
+    NOW,
     Step,
     Times,
     alone,
-    beside_former,
     best,
     compared,
-    former,
     interleaved,
+    of_versions,
     options,
     publish,
     quicker,
@@ -31,6 +31,7 @@ from measuring import (
     table,
     timed,
     verdict,
+    versions,
 )
 from peers import MODES, PASS, PROBLEMS, Problem, check, data, network, ours, peers
 
@@ -85,13 +86,13 @@ def profile(step: Step) -> list[list[str]]:
 
 def measure(names: list[str], rounds: int | None, beside: str | None) -> Measured:
     times, kernels = {}, []
-    with former(beside) as before:
+    with versions(beside) as both:
         for problem_name in names:
             problem = PROBLEMS[problem_name]
             others, mine = peers(problem), ours(problem)
             check(others, others["eager"]())
-            runs = timed(others) | beside_former(timed(mine), before and before.timed("peers", "ours", problem))
-            found = interleaved(runs, rounds or problem.rounds)
+            runs = timed(others) | timed(mine) | of_versions(both, "peers", "ours", problem)
+            found = interleaved(runs, **problem.pacing(rounds))
             found[FLOOR] = [floor(problem)] * len(found["eager"])
             times[problem_name] = found
             net = network(problem)
@@ -100,7 +101,7 @@ def measure(names: list[str], rounds: int | None, beside: str | None) -> Measure
 
 
 def times_table(measured: Measured) -> str:
-    names = [name for name in next(iter(measured.times.values())) if not name.startswith(FORMER)]
+    names = [name for name in next(iter(measured.times.values())) if not name.startswith((NOW, FORMER))]
     rows = [
         [str(PROBLEMS[problem]), *(f"{1000 * statistics.median(times[name]):.3g}" for name in names)]
         for problem, times in measured.times.items()
@@ -128,10 +129,10 @@ def target_table(found: dict[str, Measured]) -> str:
 def former_table(found: dict[str, Measured]) -> str:
     rows = []
     for problem, times in found["default malloc"].times.items():
-        for name in (name for name in times if FORMER + name in times):
+        for name in (name for name in times if NOW + name in times):
             row = [str(PROBLEMS[problem]), name]
             for measured in found.values():
-                ratios = quicker(measured.times[problem], FORMER + name, name)
+                ratios = quicker(measured.times[problem], FORMER + name, NOW + name)
                 row.append(f"{spread(ratios)}{'' if statistics.median(ratios) <= AT_MOST else ' **slower**'}")
             rows.append(row)
     header = ["n_x, n_h, n_y, m", "what", *(f"with the {malloc}" for malloc in found)]
@@ -156,8 +157,8 @@ How many times quicker, the median over paired rounds and their range.
     if beside:
         parts.append(f"""## Against the former version
 
-Time of a step divided by what it takes in the former version, in a process of its own that has its turns in the same
-rounds: the median and the range. At most {AT_MOST} is wanted.
+Time of a step divided by what it takes in the former version, each in a process of its own that has its turns in the
+same rounds: the median and the range. At most {AT_MOST} is wanted.
 
 {former_table(found)}""")
     parts.append("""## Where a small step's time goes
