@@ -297,7 +297,16 @@ class Objective:
             loss: what makes the loss of each example of ``Z2`` and dense ``Y``, if not the task's own formula.
         """
         Z2 = at_least_float32(Z2)
-        Y, weights = self.targets(examples, Z2)
+        return self.cost_of(Z2, *self.targets(examples, Z2), loss)
+
+    def cost_of(
+        self,
+        Z2: Tensor,
+        Y: Tensor,
+        weights: Tensor | None,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """:meth:`cost`, where :meth:`targets` has been asked."""
         mean = self.formulas.mean
         if self.reduction == "mean" and weights is None and loss is None and mean and Z2.ndim == 2 and can_look_at(Z2):
             J = mean(Z2, Y)

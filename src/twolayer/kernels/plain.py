@@ -82,21 +82,18 @@ def loss_and_grads(
     """``J``, ``dX`` if ``input_gradient`` asks for it, and the gradients of the parameters."""
     X = examples.X.to(parameters.W1.dtype)
     Z2, kept = forward(X, parameters, objective.g)
-    _, _, J, dZ2 = _cost_and_error(Z2, examples, objective)
+    _, J, dZ2 = _cost_and_error(Z2, examples, objective)
     dX, *grads = backward(kept, objective.g, dZ2, needs=(input_gradient, True, True, True, True))
     return J, dX, Parameters(*grads)  # type: ignore[arg-type]  # all of these are needed
 
 
-def _cost_and_error(logits: Tensor, examples: Examples, objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``Y`` as the equations take it, ``L``, ``J`` and ``dZ2``."""
+def _cost_and_error(logits: Tensor, examples: Examples, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """``Y`` as the equations take it, ``J`` and ``dZ2``."""
     Z2 = at_least_float32(logits)
     Y, weights = objective.targets(examples, Z2)
-    share = objective.share(weights, Z2)
-    L = objective.formulas.loss(Z2, Y)
-    # Not a sum times a number, which PyTorch's vmap over no examples does not take.
-    J = (L * share.squeeze(-1)).sum() if isinstance(share, Tensor) else (L * share).sum()
-    dZ2 = (share * objective.formulas.error(Z2, Y)).to(logits.dtype)
-    return Y, L, J, dZ2
+    J = objective.cost_of(Z2, Y, weights)
+    dZ2 = (objective.share(weights, Z2) * objective.formulas.error(Z2, Y)).to(logits.dtype)
+    return Y, J, dZ2
 
 
 class Trace(NamedTuple):
@@ -147,7 +144,8 @@ def trace(examples: Examples, parameters: Parameters, objective: Objective) -> T
     A1 = equations.A1(Z1, g)
     Z2 = equations.Z2(A1, W2, b2)
     A2 = objective.formulas.output(Z2)
-    Y, L, J, dZ2 = _cost_and_error(Z2, examples, objective)
+    Y, J, dZ2 = _cost_and_error(Z2, examples, objective)
+    L = objective.formulas.loss(at_least_float32(Z2), Y)
     dW2 = equations.dW2(dZ2, A1)
     db2 = equations.db2(dZ2)
     dA1 = equations.dA1(dZ2, W2)
