@@ -470,6 +470,47 @@ def test_weights_and_a_split_column_on_the_command_line(capsys):
     assert "On the 60 rows of test, accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rows", "given", "epochs", "decay"),
+    [
+        (240, [], 100, 0.5),
+        (1000, [], 20, 0.5 * 32 / 188),  # 750 are trained on, in 188 batches
+        (1000, ["--trainer.max_epochs=1", "--model.optimizer.lr=0.01"], 1, 0.5 * 32 / 188),
+        (1000, ["--model.optimizer.weight_decay=0.3"], 20, 0.3),
+        (1000, ["--model.optimizer=SGD", "--model.optimizer.lr=0.01"], 20, 0.5),
+    ],
+)
+def test_a_large_table_takes_fewer_epochs_of_less_decay(rows, given, epochs, decay, caplog):
+    write("my.csv", people(rows))
+    few = [f"--trainer.limit_{name}_batches=2" for name in ("train", "val", "test")]
+    size = 8 if rows == 240 else 4
+    trainer = fit("--data.path=my.csv", "--data.target=label", f"--data.batch_size={size}", *few, *given).trainer
+    assert trainer.max_epochs == epochs
+    assert trainer.optimizers[0].param_groups[0]["weight_decay"] == pytest.approx(decay)
+    why = "since an epoch of the table has 188 batches"
+    assert (f"max_epochs: 20, {why} (configured: 100)" in caplog.text) == (epochs == 20)
+    assert (f"weight_decay: 0.0851, {why} (configured: 0.5)" in caplog.text) == (decay < 0.1)
+
+
+@pytest.mark.parametrize("steps", [19, 20, 21])
+def test_a_fit_of_few_steps(steps):
+    """Twenty have a warm-up of one step, 5 % of them, by which PyTorch's schedule divides by zero."""
+    write("my.csv", people())
+    trainer = fit("--data.path=my.csv", "--data.target=label", f"--trainer.max_steps={steps}").trainer
+    assert trainer.global_step == steps
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.003
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs", "decay"),
+    [(1000, 32, 100, 1), (8192, 256, 100, 1), (16_384, 256, 50, 1 / 2), (81_920, 256, 20, 1 / 10)],
+)
+def test_the_length_and_the_decay_of_a_fit_by_its_rows(rows, batch_size, epochs, decay, monkeypatch):
+    monkeypatch.setattr(Table, "rows_in", {"train": rows})
+    table = Table(people(), target="label", batch_size=batch_size)
+    assert (table.epochs, table.weight_decay) == (epochs, decay)
+
+
 def test_what_a_table_to_predict_says_nothing_by_is_said(capsys):
     table = people()
     write("my.csv", table)

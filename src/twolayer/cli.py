@@ -193,11 +193,14 @@ class TwoLayerCLI(LightningCLI):
 
     def before_fit(self) -> None:
         check_optimizer(self.model)
-        configs = self.config[self.subcommand].get("config")
-        epochs = table_commands.fewer_epochs(self.datamodule, self.given, configs, self.trainer.max_epochs)
-        if epochs is not None:
-            rank_zero_info(f"max_epochs: {epochs}, since the table is large (configured: {self.trainer.max_epochs})")
-            self.trainer.fit_loop.max_epochs = epochs
+        options = table_commands.by_the_rows(self.datamodule, self.given, self.config[self.subcommand])
+        for name, (value, configured) in options.items():
+            batches = f"an epoch of the table has {self.datamodule.batches} batches"
+            rank_zero_info(f"{name}: {value:.3g}, since {batches} (configured: {configured:.3g})")
+            if name == "max_epochs":
+                self.trainer.fit_loop.max_epochs = int(value)
+            else:
+                self.model.optimizer = partial(self.model.optimizer, **{name: value})
         rank_zero_info(f"{self.model.net}")
         self.untrained = deepcopy(self.model)
         if self.config[self.subcommand].ckpt_path is not None:

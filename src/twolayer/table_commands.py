@@ -60,22 +60,26 @@ def _other_class(args: Sequence[str]) -> bool:
     return TABLES.fullmatch(given) is None
 
 
-def fewer_epochs(data: Any, given: Collection[str], configs: Sequence[Any] | None, most: int | None) -> int | None:
-    """How many epochs a fit with nothing but the defaults takes where the table is large; None to leave it as it is.
+def by_the_rows(data: Any, given: Collection[str], options: Any) -> dict[str, tuple[float, float]]:
+    """What a fit with the defaults takes otherwise where an epoch of a table has many batches, ``max_epochs`` and
+    ``weight_decay``: each with what is configured.
 
     Args:
         data: the DataModule.
-        given: options of the command line.
-        configs: its configuration files.
-        most: ``max_epochs``.
+        given: names of options of the command line, which count before that.
+        options: all there are, with those of the configuration files.
     """
-    if (
-        not isinstance(data, Table)
-        or "trainer.max_epochs" in given
-        or [str(one) for one in configs or ()] != [str(PRESET)]
-    ):
-        return None
-    return data.epochs if most is not None and data.epochs < most else None
+    if not isinstance(data, Table) or [str(one) for one in options.get("config") or ()] != [str(PRESET)]:
+        return {}
+    found: dict[str, tuple[float, float]] = {}
+    most = options.trainer.max_epochs
+    if "trainer.max_epochs" not in given and data.epochs < most:
+        found["max_epochs"] = data.epochs, most
+    of_the_optimizer = {name for name in given if name.startswith("model.optimizer")}
+    if data.weight_decay < 1 and of_the_optimizer <= {"model.optimizer.lr", "model.optimizer.init_args.lr"}:
+        decay = options.model.optimizer.init_args.weight_decay
+        found["weight_decay"] = decay * data.weight_decay, decay
+    return found
 
 
 def predicts_a_table(args: Sequence[str]) -> bool:

@@ -122,8 +122,7 @@ class StreamedTable(Table):
     @property
     def epochs(self) -> int:
         """How many make some 20,000 steps."""
-        assert self.batch_size is not None
-        return min(MOST_EPOCHS, -(-STEPS * self.batch_size // self.rows_in["train"]))
+        return min(MOST_EPOCHS, -(-STEPS // self.batches))
 
     def described(self) -> list[str]:
         first, *others = super().described()

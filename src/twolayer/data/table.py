@@ -183,10 +183,24 @@ class Table(TabularDataModule):
         return self.target.out_features
 
     @property
+    def batches(self) -> int:
+        """Of an epoch."""
+        assert self.batch_size is not None
+        return math.ceil(self.rows_in["train"] / self.batch_size)
+
+    @property
     def epochs(self) -> int:
         """How many make about as many steps as the smaller tables take in the preset's hundred."""
-        assert self.batch_size is not None
-        return max(FEWEST_EPOCHS, round(STEPS / math.ceil(self.rows_in["train"] / self.batch_size)))
+        return max(FEWEST_EPOCHS, round(STEPS / self.batches))
+
+    @property
+    def weight_decay(self) -> float:
+        """What part of the preset's is right for so many steps in an epoch.
+
+        So weights forget in as many epochs as those of a smaller table, which is what should stay the same: Wang and
+        Aitchison, "How to set AdamW's weight decay as you scale model and dataset size", 2024.
+        """
+        return min(1.0, BATCHES_IN_AN_EPOCH / self.batches)
 
     @property
     def left_out(self) -> int:

@@ -210,7 +210,13 @@ class LitTwoLayer(StepsInBlocks):
         steps: Any = self.total_steps()
         if steps == math.inf:
             raise ValueError("OneCycleLR must have total_steps where neither max_epochs nor max_steps ends the fit")
-        return optimizer, self.lr_scheduler(optimizer, total_steps=steps)  # type: ignore[call-arg]
+        try:
+            return optimizer, self.lr_scheduler(optimizer, total_steps=steps)  # type: ignore[call-arg]
+        except Exception as error:
+            if not isinstance(error.__cause__ or error, ZeroDivisionError):
+                raise
+            shorter = (1 - 1e-9) / steps  # a warm-up of one step begins and ends at once: there shall be none
+            return optimizer, self.lr_scheduler(optimizer, total_steps=steps, pct_start=shorter)  # type: ignore[call-arg]
 
     def _interval(self) -> str:
         """After what the scheduler is stepped."""
