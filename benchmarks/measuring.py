@@ -67,8 +67,8 @@ def interleaved(runs: dict[str, Timed], rounds: int, *, turn: float = 0.05, paus
     if turn:
         for name, run in runs.items():
             run(1)
-            quickest = run(1)
-            if quickest < turn:  # a short one that is slow for once would have too few calls in each of its turns
+            quickest = min(run(1), run(1))
+            if quickest < 4 * turn:  # a short one that is slow for once would have too few calls in each of its turns
                 quickest = min(run(1) for _ in range(20))
             calls[name] = max(1, round(turn / quickest))
     times: Times = {name: [] for name in runs}
