@@ -477,6 +477,8 @@ def test_weights_and_a_split_column_on_the_command_line(capsys):
         (1000, [], 20, 0.5 * 32 / 188),  # 750 are trained on, in 188 batches
         (1000, ["--trainer.max_epochs=1", "--model.optimizer.lr=0.01"], 1, 0.5 * 32 / 188),
         (1000, ["--model.optimizer.weight_decay=0.3"], 20, 0.3),
+        (1000, ["--model={optimizer: {class_path: torch.optim.AdamW, init_args: {weight_decay: 0.3}}}"], 20, 0.3),
+        (1000, ["--trainer={max_epochs: null, max_steps: 30}"], -1, 0.5 * 32 / 188),
         (1000, ["--model.optimizer=SGD", "--model.optimizer.lr=0.01"], 20, 0.5),
     ],
 )
