@@ -64,7 +64,8 @@ def test_cost_and_gradients_are_those_of_torch(activation, task, n_x, n_h, n_y, 
     assert_true(p, kernel(p, input_gradient=True))
 
 
-@pytest.mark.parametrize(("n_x", "n_h"), [(256, 45), (700, 400)])  # rows that are copied; a wide network
+# Rows that are copied; a wide network; X in groups of features, and of rows.
+@pytest.mark.parametrize(("n_x", "n_h"), [(256, 45), (700, 400), (131, 259), (67, 1031), (5, 1031)])
 def test_many_rows(n_x, n_h, threads, level):
     p = of_size("tanh", "multiclass", m=1501, n_x=n_x, n_h=n_h)
     assert_true(p, kernel(p, input_gradient=True))

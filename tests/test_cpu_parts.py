@@ -159,6 +159,39 @@ def test_logits_and_their_way_back_of_every_size(m, n_h, n_y, threads, by_kernel
     assert worst(found, torch.autograd.grad(truth, list(exact.parameters()), dZ2)) < ALLOWED
 
 
+@pytest.mark.parametrize(("n_x", "n_h"), [(131, 259), (5, 1031), (67, 1031)])
+@pytest.mark.parametrize("m", [29, 225])
+def test_every_part_of_networks_for_which_rows_are_regrouped(m, n_x, n_h, threads, by_kernel):
+    p = problem("tanh", "regression", dtype=torch.float32, m=m, n_x=n_x, n_h=n_h, n_y=2, margin=0.0)
+    net = p.net()
+    with torch.no_grad():
+        net.W1 *= n_x**-0.5  # units that are not all saturated
+        net.W2 *= n_h**-0.5
+    exact = p.net().double()
+    exact.load_state_dict(net.state_dict())
+    X, Y = p.X.double(), p.Y.double()
+    Z2, truth = net(p.X), exact.to_sequential()(X)
+    assert relative_error(net(p.X.detach()), truth) < ALLOWED
+    dZ2 = incoming(truth)
+    back = torch.autograd.grad(Z2, list(net.parameters()), dZ2.float())
+    assert worst(back, torch.autograd.grad(truth, list(exact.parameters()), dZ2)) < ALLOWED
+
+    sequential = exact.to_sequential()
+    parameters = dict(sequential.named_parameters())
+
+    def cost(parameters, X, Y):
+        return 0.5 * (functional_call(sequential, parameters, (X,)) - Y).square().sum(-1).mean()
+
+    v = {name: incoming(V) for name, V in parameters.items()}
+    along = jvp(lambda of: grad(cost)(of, X, Y), (parameters,), (v,))[1]
+    names = [name for name, _ in net.named_parameters()]
+    product = net.hvp(p.X, p.Y, {name: V.float() for name, V in zip(names, v.values(), strict=True)})
+    assert worst([product[name] for name in names], list(along.values())) < ALLOWED
+    each = vmap(grad(cost), (None, 0, 0))(parameters, X[:, None], Y[:, None])
+    norms = sum(dV.flatten(1).square().sum(1) for dV in each.values()).sqrt()
+    assert relative_error(net.per_sample_grad_norms(p.X, p.Y), norms) < ALLOWED
+
+
 @pytest.mark.parametrize("n_h", [3, 17, 37])
 def test_what_is_no_number_in_one_example_stays_there(n_h, by_kernel):
     p = problem("tanh", "regression", dtype=torch.float32, m=20, n_x=3, n_h=n_h, n_y=2)

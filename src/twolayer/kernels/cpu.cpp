@@ -84,6 +84,7 @@ constexpr long padded(long n) { return (n + NR - 1) / NR * NR; }
 inline vec &at(float *p) { return *reinterpret_cast<vec *>(p); }
 inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline loose &anywhere(float *p) { return *reinterpret_cast<loose *>(p); } // not aligned
+inline loose anywhere(const float *p) { return *reinterpret_cast<const loose *>(p); }
 inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
@@ -205,14 +206,27 @@ template <int task> inline vec curvature(vec z) {
     } else static_assert(task < 0, "a task without its curvature");
 }
 
-// C (M × V VL) = A B + C, or + one row `from` where C is new, with A (M × K) at strides `row` and `step`. The rows of B
-// are `ldb` apart, those of C are NR.
-template <long M, long V, bool is_new>
+// The left factor of a product, at strides `row` and `step`, where a step is one number of each row. Or with `row`
+// GROUPED in groups of its rows, as each_group makes them, [group][step][row].
+struct Left {
+    const float *p;
+    long row, step;
+};
+constexpr long GROUPED = -1;
+
+// C (M × V VL) = A B + C, or + one row `from` where C is new, with A (M × K). The rows of B are `ldb` apart, those of C
+// are NR. In a group, the places of a step's numbers are known when this is compiled; and what has so many groups that
+// they are worth making has a C that leaves the cache.
+template <long M, long V, bool is_new, bool grouped>
 void block(long K, const float *A, long row, long step, const float *B, long ldb, const float *from, float *C) {
+    if (grouped) row = 1;
     vec c[M][V];
 #pragma GCC unroll 16
     for (long i = 0; i < M; i++)
-        for (long v = 0; v < V; v++) c[i][v] = is_new ? at(from + v * VL) : at(C + i * NR + v * VL);
+        for (long v = 0; v < V; v++) {
+            c[i][v] = is_new ? at(from + v * VL) : at(C + i * NR + v * VL);
+            if (grouped) __builtin_prefetch(C + (M + i) * NR + v * VL, 1); // the next block's
+        }
     for (long k = 0; k < K; k++, A += step, B += ldb) {
         vec b[V];
         for (long v = 0; v < V; v++) b[v] = at(B + v * VL);
@@ -229,25 +243,36 @@ void block(long K, const float *A, long row, long step, const float *B, long ldb
 
 typedef void Block(long, const float *, long, long, const float *, long, const float *, float *);
 
-template <bool is_new, long V, long... M>
+template <bool is_new, bool grouped, long V, long... M>
 constexpr std::array<Block *, MR> blocks(std::integer_sequence<long, M...>) {
-    return {block<M + 1, V, is_new>...};
+    return {block<M + 1, V, is_new, grouped>...};
 }
 constexpr auto UP_TO_MR = std::make_integer_sequence<long, MR>();
-constexpr std::array<Block *, MR> BLOCKS[2][2] = {{blocks<false, 1>(UP_TO_MR), blocks<false, 2>(UP_TO_MR)},
-                                                  {blocks<true, 1>(UP_TO_MR), blocks<true, 2>(UP_TO_MR)}};
+template <bool is_new, bool grouped> constexpr std::array<Block *, MR> BLOCKS[2] = {
+    blocks<is_new, grouped, 1>(UP_TO_MR), blocks<is_new, grouped, 2>(UP_TO_MR)};
+
+// of(i, size) for groups of up to MR of n, which begin at i: of sizes alike, since a small one wastes registers.
+template <class Of> inline void each_group(long n, Of of) {
+    const long groups = (n + MR - 1) / MR;
+    for (long g = 0, i = 0; g < groups; g++) {
+        const long size = n / groups + (g < n % groups);
+        of(i, size);
+        i += size;
+    }
+}
 
 // C (rows × width) = A B + C, or + one row `from` where that is given, for a width of up to NR.
-void panel(long rows, long width, long K, const float *A, long row, long step, const float *B, long ldb, float *C,
-           const float *from = nullptr) {
+void panel(long rows, long width, long K, Left A, const float *B, long ldb, float *C, const float *from = nullptr) {
+    const bool grouped = A.row == GROUPED;
     for (long k = 0; k < K; k += KC) {
-        const auto &blocks = BLOCKS[from && k == 0][width > VL];
         const long steps = std::min(KC, K - k);
-        for (long i = 0, left = (rows + MR - 1) / MR; left > 0; left--) { // blocks alike: a small one wastes registers
-            const long size = (rows - i + left - 1) / left;
-            blocks[size - 1](steps, A + k * step + i * row, row, step, B + k * ldb, ldb, from, C + i * NR);
-            i += size;
-        }
+        const bool is_new = from && k == 0;
+        const auto &blocks = grouped ? (is_new ? BLOCKS<true, true> : BLOCKS<false, true>)
+                                     : (is_new ? BLOCKS<true, false> : BLOCKS<false, false>);
+        each_group(rows, [&](long i, long size) {
+            const float *of = grouped ? A.p + i * K + k * size : A.p + i * A.row + k * A.step;
+            blocks[width > VL][size - 1](steps, of, A.row, grouped ? size : A.step, B + k * ldb, ldb, from, C + i * NR);
+        });
     }
 }
 
@@ -415,6 +440,13 @@ struct FlushToZero {
     FlushToZero(const FlushToZero &) = delete;
 };
 
+// A tile's rows of X, and how the products that go along its rows and over them read it.
+struct Inputs {
+    const float *X;
+    long stride;
+    Left along, over;
+};
+
 // What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
 struct Part {
     const Network &net;
@@ -438,11 +470,15 @@ struct Part {
     const long moving = a.pass == PRODUCT; // how these change along the direction
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
+    // The products read X once for each slab, a few rows or features at a time: of long rows, always from other pages.
+    // With enough slabs it pays to put it side by side first, and to turn it around takes longer.
+    const bool groups_over = summing && net.n_x > 64 && net.n_h >= 256, groups_along = net.forwards && net.n_h >= 1024;
     // Rows a power of two apart would share few sets of the cache. And where no forward pass has read the tile row by
     // row, the product that takes it feature by feature would wait for the memory at each row; narrow ones it reads whole.
-    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || (a.pass == BACKWARD && net.n_x > 64);
+    const bool gathers = a.rows || a.X_std || a.X_stride % 256 == 0 || (a.pass == BACKWARD && net.n_x > 64 && !groups_over);
     const long X_room = net.n_x + VL;
     Array<float> Xcopy = room<float>(gathers ? R * X_room : 0);
+    Array<float> Xalong = room<float>(groups_along ? R * net.n_x : 0), Xover = room<float>(groups_over ? R * net.n_x : 0);
     Array<float> dX = room<float>(a.dX ? net.xs * NR * R : 0);
 
     Part(const Network &network, long rows) : net(network), R(rows) {}
@@ -483,11 +519,9 @@ struct Part {
     }
 
     template <int g> void tile(long first, long n) {
-        const float *X = a.X + first * a.X_stride;
-        long X_stride = a.X_stride;
-        if (gathers) gather(first, n), X = Xcopy.get(), X_stride = X_room;
+        const Inputs x = inputs(first, n);
         if (a.pass == BACKWARD) rows_of_A1<false>(first, n);
-        else forward<g>(n, X, X_stride);
+        else forward<g>(n, x);
         switch (a.pass) {
         case FORWARD:
             for (long r = 0; net.ldz > net.n_y && r < n; r++)
@@ -498,18 +532,49 @@ struct Part {
         case NORMS: // of single examples, which their weights do not change
             targets(first, n);
             losses(n);
-            return norms<g>(first, n, X, X_stride);
+            return norms<g>(first, n, x);
         case PRODUCT:
-            along<g>(n, X, X_stride);
+            along<g>(n, x);
             output(first, n);
-            return product<g>(n, X, X_stride);
+            return product<g>(n, x);
         default:
             output(first, n); // Z2 becomes dZ2
-            return backward<g>(first, n, X, X_stride);
+            return backward<g>(first, n, x);
         }
     }
 
     long row(long r) const { return a.rows ? a.rows[r] : r; } // the place of the r-th example
+
+    __attribute__((noinline)) // in a tile it would cost its loops registers
+    Inputs inputs(long first, long n) {
+        const float *X = a.X + first * a.X_stride;
+        long stride = a.X_stride;
+        if (gathers) gather(first, n), X = Xcopy.get(), stride = X_room;
+        Inputs x{X, stride, {X, stride, 1}, {X, 1, stride}};
+        if (groups_along) group_along(n, X, stride), x.along = {Xalong.get(), GROUPED, 0};
+        if (groups_over) group_over(n, X, stride), x.over = {Xover.get(), GROUPED, 0};
+        return x;
+    }
+
+    // X in groups of rows, [group][feature][row].
+    void group_along(long n, const float *X, long stride) {
+        each_group(n, [&](long i, long size) {
+            float *to = &Xalong[i * net.n_x];
+            for (long k = 0; k < net.n_x; k++, to += size)
+                for (long r = 0; r < size; r++) to[r] = X[(i + r) * stride + k];
+        });
+    }
+    // X in groups of features, [group][row][feature].
+    void group_over(long n, const float *X, long stride) {
+        for (long r = 0; r < n; r++)
+            each_group(net.n_x, [&](long i, long size) {
+                const float *x = X + r * stride + i;
+                float *to = &Xover[i * n + r * size];
+                if (r + 1 == n || i + size == net.n_x) std::memcpy(to, x, size * 4);
+                else // in whole registers: what that is too much is the next row's, which is copied after it
+                    for (long k = 0; k < MR; k += VL) anywhere(to + k) = anywhere(x + k);
+            });
+    }
 
     // The tile's rows of X side by side, standardised.
     void gather(long first, long n) {
@@ -545,7 +610,7 @@ struct Part {
     }
 
     // A1 and Z2 of the tile.
-    template <int g> void forward(long n, const float *X, long X_stride) {
+    template <int g> void forward(long n, const Inputs &x) {
         const FlushToZero flush;
         const long n_x = net.n_x;
         no_outputs();
@@ -553,7 +618,7 @@ struct Part {
             float *A = &A1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
             // Z1 = X W1ᵀ + b1
-            panel(n, units, n_x, X, X_stride, 1, &net.of.W1[s * n_x * NR], NR, A, &net.of.b1[s * NR]);
+            panel(n, units, n_x, x.along, &net.of.W1[s * n_x * NR], NR, A, &net.of.b1[s * NR]);
             for (long r = 0; units <= VL && r < n; r++) at(A + r * NR + VL) = vec{};
             if (units <= VL / 4) each_of_few<g>(n, units, A); // A1 = g(Z1)
             else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A);
@@ -599,7 +664,7 @@ struct Part {
             }
         else
             for (long j = 0; j < net.N; j += NR)
-                panel(n, n_y - j, NR, A, NR, 1, &by.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+                panel(n, n_y - j, NR, {A, NR, 1}, &by.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
     }
     void outputs(long n, const float *b, float *Z) const {
         if (net.n_y >= FEW)
@@ -617,14 +682,14 @@ struct Part {
     void no_outputs() { std::memset(Zsum.get(), 0, R * (net.n_y < FEW ? net.n_y * VL : net.N) * 4); }
 
     // How Z1, A1 and Z2 of the tile change along the direction: RZ1, RA1, RZ2.
-    template <int g> void along(long n, const float *X, long X_stride) {
+    template <int g> void along(long n, const Inputs &x) {
         const FlushToZero flush;
         no_outputs();
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
             // RZ1 = X tW1ᵀ + tb1
-            panel(n, units, net.n_x, X, X_stride, 1, &net.t.W1[s * net.n_x * NR], NR, RZ, &net.t.b1[s * NR]);
+            panel(n, units, net.n_x, x.along, &net.t.W1[s * net.n_x * NR], NR, RZ, &net.t.b1[s * NR]);
             for (long r = 0; units <= VL && r < n; r++) at(RZ + r * NR + VL) = vec{};
             each_unit(n, units, [&](long i) { return at(RZ + i) * prime<g>(at(A + i), net.slope); }, RA);
             to_outputs(n, s, RA, net.of);
@@ -634,7 +699,7 @@ struct Part {
     }
 
     // The tile's share of the product, from dZ2 in the place of Z2 and RdZ2 in that of RZ2.
-    template <int g> void product(long n, const float *X, long X_stride) {
+    template <int g> void product(long n, const Inputs &x) {
         const FlushToZero flush;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         add_rows(n, RZ2.get(), db2); // hb2 = Σ_rows RdZ2
@@ -642,12 +707,12 @@ struct Part {
             const float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
             float *hW2 = dW2 + s * n_y * NR;
-            panel(n_y, units, n, RZ2.get(), 1, ldz, A, NR, hW2); // hW2 = RdZ2ᵀ A1 + dZ2ᵀ RA1
-            panel(n_y, units, n, Z2.get(), 1, ldz, RA, NR, hW2);
+            panel(n_y, units, n, {RZ2.get(), 1, ldz}, A, NR, hW2); // hW2 = RdZ2ᵀ A1 + dZ2ᵀ RA1
+            panel(n_y, units, n, {Z2.get(), 1, ldz}, RA, NR, hW2);
             std::memset(D.get(), 0, n * NR * 4), std::memset(RD.get(), 0, n * NR * 4);
-            panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get());   // dA1 = dZ2 W2
-            panel(n, units, n_y, RZ2.get(), ldz, 1, &net.of.W2[s * NR], H, RD.get()); // RdA1 = RdZ2 W2 + dZ2 tW2
-            panel(n, units, n_y, Z2.get(), ldz, 1, &net.t.W2[s * NR], H, RD.get());
+            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get());   // dA1 = dZ2 W2
+            panel(n, units, n_y, {RZ2.get(), ldz, 1}, &net.of.W2[s * NR], H, RD.get()); // RdA1 = RdZ2 W2 + dZ2 tW2
+            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.t.W2[s * NR], H, RD.get());
             vec h[2]{};
             for (long i = 0; i < n * NR; i += VL) { // RdZ1 = RdA1 ⊙ g'(Z1) + dA1 ⊙ g''(Z1) ⊙ RZ1, hb1 = Σ_rows RdZ1
                 const vec A1 = at(A + i);
@@ -655,19 +720,19 @@ struct Part {
                 h[i / VL % 2] += at(&RD[i]);
             }
             at(db1 + s * NR) += h[0], at(db1 + s * NR + VL) += h[1];
-            panel(n_x, units, n, X, 1, X_stride, RD.get(), NR, dW1 + s * n_x * NR); // hW1 = RdZ1ᵀ X
+            panel(n_x, units, n, x.over, RD.get(), NR, dW1 + s * n_x * NR); // hW1 = RdZ1ᵀ X
         }
     }
 
     // ‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1), under the root: the gradients of one example are outer products.
-    template <int g> void norms(long first, long n, const float *X, long X_stride) {
+    template <int g> void norms(long first, long n, const Inputs &x) {
         const FlushToZero flush;
         const long H = net.H, n_y = net.n_y, ldz = net.ldz;
         std::memset(squares.get(), 0, n * 2 * VL * 4);
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
             std::memset(D.get(), 0, n * NR * 4);
-            panel(n, std::min(NR, net.n_h - s * NR), n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get());
+            panel(n, std::min(NR, net.n_h - s * NR), n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get());
             for (long r = 0; r < n; r++) {
                 const vec a0 = at(A + r * NR), a1 = at(A + r * NR + VL);
                 const vec d0 = at(&D[r * NR]) * prime<g>(a0, net.slope), d1 = at(&D[r * NR + VL]) * prime<g>(a1, net.slope);
@@ -676,7 +741,7 @@ struct Part {
         }
         for (long r = 0; r < n; r++) {
             double of_x = 1, of_dz2 = 0;
-            for (long k = 0; k < net.n_x; k++) of_x += double(X[r * X_stride + k]) * X[r * X_stride + k];
+            for (long k = 0; k < net.n_x; k++) of_x += double(x.X[r * x.stride + k]) * x.X[r * x.stride + k];
             for (long j = 0; j < n_y; j++) of_dz2 += double(Z2[r * ldz + j]) * Z2[r * ldz + j];
             const double of_dz1 = sum(at(&squares[r * 2 * VL])), of_a1 = 1.0 + sum(at(&squares[(r * 2 + 1) * VL]));
             a.norms[first + r] = static_cast<float>(std::sqrt(of_dz1 * of_x + of_dz2 * of_a1));
@@ -684,7 +749,7 @@ struct Part {
     }
 
     // The tile's share of the gradients, from dZ2 in the place of Z2.
-    template <int g> void backward(long first, long n, const float *X, long X_stride) {
+    template <int g> void backward(long first, long n, const Inputs &x) {
         const FlushToZero flush;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         add_rows(n, Z2.get(), db2); // db2 = Σ_rows dZ2
@@ -694,9 +759,9 @@ struct Part {
             const long units = std::min(NR, net.n_h - s * NR);
             if (n_y == 1) backward_of_one<g>(n, units, A, &net.of.W2[s * NR], dW2 + s * NR, db1 + s * NR);
             else {
-                panel(n_y, units, n, Z2.get(), 1, ldz, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
+                panel(n_y, units, n, {Z2.get(), 1, ldz}, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
                 std::memset(D.get(), 0, n * NR * 4);
-                panel(n, units, n_y, Z2.get(), ldz, 1, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+                panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
                 vec d0{}, d1{};
                 for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
                     float *d = &D[r * NR];
@@ -705,9 +770,9 @@ struct Part {
                 }
                 at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
             }
-            panel(n_x, units, n, X, 1, X_stride, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
-            for (long x = 0; a.dX && x < net.xs; x++) // dX = dZ1 W1
-                panel(n, n_x - x * NR, NR, D.get(), NR, 1, &net.W1T[(x * H + s * NR) * NR], NR, &dX[x * R * NR]);
+            panel(n_x, units, n, x.over, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
+            for (long j = 0; a.dX && j < net.xs; j++) // dX = dZ1 W1
+                panel(n, n_x - j * NR, NR, {D.get(), NR, 1}, &net.W1T[(j * H + s * NR) * NR], NR, &dX[j * R * NR]);
         }
         for (long r = 0; a.dX && r < n; r++)
             for (long k = 0; k < n_x; k++)
