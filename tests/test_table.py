@@ -238,9 +238,9 @@ def test_true_and_false_may_come_as_numbers():
 def test_the_encoding_against_one_written_anew():
     values = {"x": [1.0, 2.0, None, 10.0, 4.0, 4.0], "c": ["a", "b", "a", None, "b", "a"]}
     encoding = Encoding.learn(list(values), values.__getitem__)
-    X = encoding({"x": [3.0, None, 20.0], "c": ["b", "zebra", None]}.__getitem__)
+    X = encoding({"x": [3.0, None, 14.0], "c": ["b", "zebra", None]}.__getitem__)
     filled = torch.tensor([1.0, 2.0, 4.0, 10.0, 4.0, 4.0], dtype=torch.float64)  # 4 is the median
-    x = torch.tensor([3.0, 4.0, 20.0], dtype=torch.float64)
+    x = torch.tensor([3.0, 4.0, 14.0], dtype=torch.float64)
     z = (x - filled.mean()) / filled.std(correction=0)
     bins = torch.stack([((x - a) / (b - a)).clamp(0, 1) for a, b in ((1, 2), (2, 4), (4, 10))], 1)
     bins = bins / 3**0.5
@@ -249,9 +249,34 @@ def test_the_encoding_against_one_written_anew():
     assert_close(X, torch.cat([z[:, None].float(), bins.float(), missing, levels], 1))
     assert_close(Encoding.of_state(encoding.state())(values.__getitem__), encoding(values.__getitem__))
     former = encoding.state()
-    del former["features"]["bin_scale"]  # from 0 to 1, as they were
-    former_X = Encoding.of_state(former)({"x": [3.0, None, 20.0], "c": ["b", "zebra", None]}.__getitem__)
-    assert_close(former_X[:, 1:4], X[:, 1:4] * 3**0.5)
+    for name in ("bin_scale", "low", "high"):  # bins from 0 to 1, and numbers as they stand, wherever
+        del former["features"][name]
+    former_X = Encoding.of_state(former)({"x": [3.0, None, 1e6], "c": ["b", "zebra", None]}.__getitem__)
+    assert_close(former_X[:2, 1:4], X[:2, 1:4] * 3**0.5)
+    assert_close(former_X[2, 0], ((1e6 - filled.mean()) / filled.std(correction=0)).float())
+
+
+def test_far_beyond_the_training_rows_a_number_grows_as_a_logarithm():
+    x = [1.0, 2.0, 4.0, 11.0]
+    encoding = Encoding.learn(["x"], {"x": x}.__getitem__)
+    training = torch.tensor(x, dtype=torch.float64)
+
+    def z(number):
+        return (number - training.mean().item()) / training.std(correction=0).item()
+
+    within, low, high = [-3.9, 1.0, 11.0, 15.9], 1 - 5.0, 11 + 5.0  # half of the range from 1 to 11 is allowed
+    far = {-1e3: z(low) - math.log1p(z(low) - z(-1e3)), 58.9: z(high) + math.log1p(z(58.9) - z(high))}
+    found = encoding({"x": [*within, *far]}.__getitem__)[:, 0]
+    assert_close(found, torch.tensor([*map(z, within), *far.values()]).float())
+    assert found[-1] < 6 < 14 < z(58.9)
+
+
+@pytest.mark.parametrize(
+    "numbers", [[1e200, -1e200, 1.0], [1.7e308, -1.7e308, 1.0], [1e-320, 2e-320, 3e-320], [5.0, None, 5.0]]
+)
+def test_numbers_of_any_size_are_finite_inputs(numbers):
+    encoding = Encoding.learn(["x"], {"x": numbers}.__getitem__)
+    assert encoding({"x": [*numbers, 0.0, 1e300, -1.7e308]}.__getitem__).isfinite().all()
 
 
 def test_nothing_is_learnt_of_rows_held_out():
@@ -576,7 +601,7 @@ def test_onnx_answers_row_by_row_from_raw_columns(members):
     cli.main(["export", "--ckpt_path", best])
     session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
     table = people(rows=60, seed=9)
-    table["town"][:3] = ["Atlantis", "", "NA"]
+    table["town"][:3], table["age"][:2] = ["Atlantis", "", "NA"], ["-900", "4000"]  # none like it was trained on
     days = [date.fromisoformat(day) for day in table["since"]]
     given = {
         "age": [float(age) if age else math.nan for age in table["age"]],

@@ -16,6 +16,9 @@ from twolayer.arguments import positive_int
 from twolayer.data import checks
 from twolayer.loading import TensorLoader
 
+EVALUATED_AT_ONCE = 4096
+"""Examples of a batch of which nothing is learnt, at least: so many that a call's own cost hardly counts."""
+
 
 class TabularDataModule(L.LightningDataModule):
     """The base of data sets in memory: a subclass names its task and loads ``X, Y``.
@@ -26,7 +29,8 @@ class TabularDataModule(L.LightningDataModule):
     the set, and looks at no targets.
 
     Args:
-        batch_size: examples in a batch; None for the whole split at once.
+        batch_size: examples in a training batch; None for the whole split at once. Validation, test and predictions
+            take at least 4,096 at a time.
         val_fraction, test_fraction: shares of the rows held out; 0 for none.
         seed: of the split, and of the order of the rows in each epoch.
         iterations_per_epoch: how many batches make an epoch where each is the whole split, with ``batch_size`` None.
@@ -140,26 +144,34 @@ class TabularDataModule(L.LightningDataModule):
             batches = -(-len(rows) // ((self.batch_size or len(rows)) * self.trainer.world_size))
             steps_per_call = block_size(batches * self.iterations_per_epoch)
         return self._loader(
-            rows, shuffle=self.batch_size is not None, steps_per_call=steps_per_call, repeat=self.iterations_per_epoch
+            self._of(rows),
+            batch_size=self.batch_size,
+            shuffle=self.batch_size is not None,
+            steps_per_call=steps_per_call,
+            repeat=self.iterations_per_epoch,
         )
 
     def val_dataloader(self) -> TensorLoader | list[TensorLoader]:
-        return self._loader(self.splits["val"]) if len(self.splits["val"]) else []
+        return self._evaluated(self._of(self.splits["val"])) if len(self.splits["val"]) else []
 
     def test_dataloader(self) -> TensorLoader | list[TensorLoader]:
-        return self._loader(self.splits["test"]) if len(self.splits["test"]) else []
+        return self._evaluated(self._of(self.splits["test"])) if len(self.splits["test"]) else []
 
     def predict_dataloader(self) -> TensorLoader:
         X, Y = self.loaded
-        return self._batches((X, torch.as_tensor(checks.numbers("Y", Y))))
+        return self._evaluated((X, torch.as_tensor(checks.numbers("Y", Y))))
 
-    def _loader(self, rows: NDArray[np.int64], **options: Any) -> TensorLoader:
-        return self._batches(tuple(tensor[rows] for tensor in self.tensors), **options)
+    def _of(self, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        return tuple(tensor[rows] for tensor in self.tensors)
 
-    def _batches(self, tensors: tuple[Tensor, ...], **options: Any) -> TensorLoader:
+    def _evaluated(self, tensors: tuple[Tensor, ...]) -> TensorLoader:
+        size = None if self.batch_size is None else max(self.batch_size, EVALUATED_AT_ONCE)
+        return self._loader(tensors, batch_size=size)
+
+    def _loader(self, tensors: tuple[Tensor, ...], **options: Any) -> TensorLoader:
         if self.on_device and self.trainer is not None:
             tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in tensors)
-        return TensorLoader(tensors, batch_size=self.batch_size, seed=self.seed, pin_memory=True, **options)
+        return TensorLoader(tensors, seed=self.seed, pin_memory=True, **options)
 
     # A checkpoint says what its split followed from, so that nobody tests on rows that it was trained on, unaware.
 

@@ -1,5 +1,6 @@
 """From the columns of a table to the inputs of a network: ``Encoding``."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,8 @@ from twolayer.tables.columns import Column, learn
 from twolayer.tables.values import DATE_PARTS
 
 BINS = 16
+ROOM = 0.5
+"""How far beyond the training rows' range a number counts as it stands, as a share of that range."""
 ROWS_AT_ONCE = 16_384
 
 Values = Callable[[str], Sequence[Any]]
@@ -25,6 +28,10 @@ class Features(nn.Module):
     count as much as its number. A missing number is the median, and an indicator says so. A level is one-hot; levels
     that the training rows had none of are all zeros.
 
+    Where a number is beyond the training rows' range by more than half of that, the rest counts as its logarithm,
+    ``log(1 + rest)``: a misprint among rows that were not learnt from should neither say when training was best nor
+    make an answer as wrong as it is itself.
+
     It is nothing but tensor operations on its buffers, and so can be exported.
 
     Args:
@@ -35,6 +42,8 @@ class Features(nn.Module):
     fill: Tensor  # (n,) their medians
     mean: Tensor
     std: Tensor
+    low: Tensor  # (n,) between these, a standardised number counts as it stands
+    high: Tensor
     bin_of: Tensor  # (bins,) which number, where the bin begins, how wide it is, and what its end counts
     bin_start: Tensor
     bin_width: Tensor
@@ -45,8 +54,9 @@ class Features(nn.Module):
 
     def __init__(self, buffers: dict[str, Tensor]) -> None:
         super().__init__()
-        # Former checkpoints have no scale: each bin went from 0 to 1.
-        for name, V in {"bin_scale": torch.ones_like(buffers["bin_start"]), **buffers}.items():
+        infinite = torch.full_like(buffers["mean"], math.inf)
+        former = {"low": -infinite, "high": infinite, "bin_scale": torch.ones_like(buffers["bin_start"])}
+        for name, V in {**former, **buffers}.items():  # former checkpoints have not all of them
             self.register_buffer(name, V)
 
     @property
@@ -56,17 +66,20 @@ class Features(nn.Module):
     def forward(self, S: Tensor) -> Tensor:
         numbers = S.index_select(1, self.numeric)
         numbers = torch.where(torch.isnan(numbers), self.fill, numbers)
+        standard = (numbers - self.mean) / self.std
+        inside = torch.minimum(torch.maximum(standard, self.low), self.high)
+        standard = inside + (standard - inside).sign() * (standard - inside).abs().log1p()
         bins = (numbers.index_select(1, self.bin_of) - self.bin_start) / self.bin_width
         missing = torch.isnan(S.index_select(1, self.indicator_of))
         levels = S.index_select(1, self.level_of) == self.level_is
-        parts = ((numbers - self.mean) / self.std, bins.clamp(0, 1) * self.bin_scale, missing, levels)
+        parts = (standard, bins.clamp(0, 1) * self.bin_scale, missing, levels)
         return torch.cat([part.float() for part in parts], 1)
 
 
 def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
     """The buffers of :class:`Features` by the training rows ``S``, ``(m, slots)`` float64."""
     numeric: list[int] = []
-    statistics: list[tuple[float, float, float]] = []
+    statistics: list[tuple[float, ...]] = []
     bins: list[tuple[int, float, float, float]] = []
     indicators: list[int] = []
     levels: list[tuple[int, int]] = []
@@ -82,8 +95,13 @@ def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
                 at = torch.linspace(0, len(ordered) - 1, BINS + 1, dtype=torch.float64).round().long()
                 edges = ordered[at].unique()
                 filled = torch.where(S[:, slot].isnan(), ordered[len(ordered) // 2], S[:, slot])
-                std = filled.std(correction=0).item()
-                statistics.append((ordered[len(ordered) // 2].item(), filled.mean().item(), std or 1.0))
+                mean, std = filled.mean().item(), filled.std(correction=0).item() or 1.0
+                least, most = ordered[0].item(), ordered[-1].item()
+                room = ROOM * (most - least)
+                bounds = (least - room - mean) / std, (most + room - mean) / std
+                if std == math.inf:  # all numbers count as zero
+                    bounds = -math.inf, math.inf
+                statistics.append((ordered[len(ordered) // 2].item(), mean, std, *bounds))
                 if len(edges) > 2:
                     ends = edges.tolist()
                     scale = (len(ends) - 1) ** -0.5
@@ -92,10 +110,10 @@ def learn_features(columns: Sequence[Column], S: Tensor) -> dict[str, Tensor]:
             if missing and i == 0:
                 indicators.append(slot)
             slot += 1
-    fill, mean, std_of = torch.tensor(statistics, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    of_numbers = torch.tensor(statistics, dtype=torch.float64).reshape(-1, 5).unbind(1)
     of, *of_bins = torch.tensor(bins, dtype=torch.float64).reshape(-1, 4).unbind(1)
     level_of, level_is = torch.tensor(levels, dtype=torch.float64).reshape(-1, 2).unbind(1)
-    parts = {"fill": fill, "mean": mean, "std": std_of, "level_is": level_is}
+    parts = {"level_is": level_is} | dict(zip(("fill", "mean", "std", "low", "high"), of_numbers, strict=True))
     parts |= zip(("bin_start", "bin_width", "bin_scale"), of_bins, strict=True)
     parts |= {"bin_of": of.long(), "level_of": level_of.long()}
     parts |= {"numeric": torch.tensor(numeric, dtype=torch.long)}

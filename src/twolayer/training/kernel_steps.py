@@ -43,6 +43,11 @@ OPTIONS = {
 }
 OPTIONS[AdamW] = OPTIONS[Adam]
 """All that the classes of optimizers take that the kernel knows."""
+OF_A_GROUP = {
+    cpu_steps.SGD: ("lr", "weight_decay", "momentum", "dampening", "nesterov"),
+    cpu_steps.ADAM: ("lr", "weight_decay", "betas", "eps"),
+}
+"""The options of which the kernel is told as they stand in a group of parameters."""
 NUMBERS = ("lr", "momentum", "dampening", "weight_decay", "eps")
 OFF = ("maximize", "foreach", "capturable", "differentiable")
 
@@ -79,7 +84,7 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
     cls = type(optimizer)
     if cls not in OPTIONS or not optimizer.defaults.keys() <= OPTIONS[cls]:
         return f"it knows SGD, Adam and AdamW, and the optimizer is {cls.__module__}.{cls.__name__}"
-    groups = {V: group for group in optimizer.param_groups for V in group["params"]}
+    groups = _groups(optimizer)
     if groups.keys() != set(parameters):
         return "the optimizer has not all four parameters, or others"
     found = []
@@ -96,6 +101,23 @@ def updates(optimizer: Optimizer, parameters: Parameters) -> list[Update] | str:
             return "the optimizer's state is no float32 like the parameters"
         found.append(update)
     return found
+
+
+def rescheduled(changes: Sequence[Update], optimizer: Optimizer, parameters: Parameters) -> list[Update]:
+    """Those of the next step, after schedulers that are :func:`foreseeable`, which change a group's numbers alone.
+
+    To ask :func:`updates` again would take as long as the step of a small network.
+    """
+    groups = _groups(optimizer)
+    return [
+        update._replace(**{name: groups[V][name] for name in OF_A_GROUP[update.rule]})
+        for V, update in zip(parameters, changes, strict=True)
+    ]
+
+
+def _groups(optimizer: Optimizer) -> dict[Tensor, dict[str, Any]]:
+    """Of each parameter the group that it is in."""
+    return {V: group for group in optimizer.param_groups for V in group["params"]}
 
 
 BY_NUMBER = (
@@ -120,8 +142,7 @@ def _of_sgd(group: dict[str, Any], state: dict[str, Any]) -> Update | str:
     buffer = state.get("momentum_buffer") if momentum else None
     if momentum and buffer is None:
         return NOT_BEGUN
-    options = {name: group[name] for name in ("lr", "weight_decay", "momentum", "dampening", "nesterov")}
-    return Update(cpu_steps.SGD, momentum_buffer=buffer, **options)
+    return Update(cpu_steps.SGD, momentum_buffer=buffer, **{name: group[name] for name in OF_A_GROUP[cpu_steps.SGD]})
 
 
 def _of_adam(group: dict[str, Any], state: dict[str, Any]) -> Update | str:
@@ -130,7 +151,7 @@ def _of_adam(group: dict[str, Any], state: dict[str, Any]) -> Update | str:
         return NOT_BEGUN
     if not all(isinstance(beta, float | int) for beta in group["betas"]):
         return "the optimizer's options are no numbers"
-    options = {name: group[name] for name in ("lr", "weight_decay", "betas", "eps")}
+    options = {name: group[name] for name in OF_A_GROUP[cpu_steps.ADAM]}
     decoupled = group["decoupled_weight_decay"]
     return Update(cpu_steps.ADAM, decoupled=decoupled, **options, **{name: state[name] for name in names})
 

@@ -289,9 +289,7 @@ class StepsInBlocks(L.LightningModule):
             rows = rows if begun and kernel_steps.foreseeable(self.trainer, self) else rows[:1]
             for _ in rows[1:]:  # the schedulers are ahead only if a step is refused, which ends the fit
                 self._step_schedulers()
-                of_the_next = kernel_steps.updates(optimizer, problem.parameters)
-                assert not isinstance(of_the_next, str), of_the_next
-                changes += of_the_next
+                changes += kernel_steps.rescheduled(changes[-4:], optimizer, problem.parameters)
         found = kernel_steps.take(problem, optimizer, changes, rows, self.trainer.gradient_clip_val or math.inf)
         block.took(done + len(found))
         return found
