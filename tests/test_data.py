@@ -118,6 +118,17 @@ def test_predict_covers_all_rows_in_their_order():
     assert torch.equal(X, torch.tensor(raw, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("size", [8, 5000, None])
+def test_what_is_not_learnt_from_comes_in_large_batches(size, monkeypatch):
+    monkeypatch.setattr("twolayer.data.tabular.EVALUATED_AT_ONCE", 100)
+    module = data.Moons(batch_size=size)
+    for loader, rows in ((module.val_dataloader(), module.splits["val"]), (module.predict_dataloader(), None)):
+        m = len(module.tensors[0]) if rows is None else len(rows)
+        whole, rest = divmod(m, {8: 100, 5000: 5000, None: m}[size])
+        assert [len(X) for X, _ in loader] == [(m - rest) // max(whole, 1)] * whole + [rest] * (rest > 0)
+    assert len(next(iter(module.train_dataloader()))[0]) == min(size or 10**9, len(module.splits["train"]))
+
+
 def test_fractions_of_zero_hold_nothing_out():
     module = data.Flower(val_fraction=0, test_fraction=0)
     assert len(module.splits["train"]) == 400

@@ -260,8 +260,9 @@ def test_r2_is_right_far_from_zero(train, offset, outputs):
 
 
 @pytest.mark.parametrize("set_of", ["diabetes", "moons"])
-def test_an_epoch_of_one_row_logs_nan_and_says_so_once(caplog, set_of):
+def test_an_epoch_of_one_row_logs_nan_and_says_so_once(caplog, monkeypatch, set_of):
     caplog.set_level("INFO")
+    monkeypatch.setattr("twolayer.data.tabular.EVALUATED_AT_ONCE", 1)
     command = fit(
         "--trainer.limit_val_batches=1", "--data.batch_size=1", "--trainer.limit_train_batches=3", config=set_of
     )
