@@ -323,11 +323,19 @@ class HalfWay(LRScheduler):
     [
         (partial(OneCycleLR, max_lr=0.05), True),
         (partial(OneCycleLR, max_lr=0.05, cycle_momentum=False, pct_start=0.05), True),
+        (partial(OneCycleLR, max_lr=0.05, base_momentum=0.0), False),  # where it is zero, SGD leaves its buffer alone
         (LAMBDA, False),
         (partial(CosineAnnealingWarmRestarts, T_0=7), True),
         (HalfWay, False),
     ],
-    ids=["OneCycleLR with momentum", "OneCycleLR", "LambdaLR", "warm restarts", "one's own"],
+    ids=[
+        "OneCycleLR with momentum",
+        "OneCycleLR",
+        "OneCycleLR without momentum at times",
+        "LambdaLR",
+        "warm restarts",
+        "one's own",
+    ],
 )
 @pytest.mark.parametrize("optimizer", ["Nesterov", "AMSGrad", "AdamW"])
 def test_a_schedule_by_step_is_known_before_the_steps(fit, counted, optimizer, schedule, in_blocks):

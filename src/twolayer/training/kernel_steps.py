@@ -128,10 +128,13 @@ BY_NUMBER = (
 
 
 def foreseeable(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether what schedulers do after steps may as well come before."""
-    return "lr_scheduler_step" not in overridden(module, L.LightningModule) and all(
-        type(config.scheduler) in BY_NUMBER for config in trainer.lr_scheduler_configs
-    )
+    """Whether what schedulers do after steps may as well come before, and is a change of numbers alone."""
+    if "lr_scheduler_step" in overridden(module, L.LightningModule):
+        return False
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    stops = any(group.get("base_momentum") == 0 for group in groups)  # then SGD leaves its buffer alone
+    return all(type(scheduler) in BY_NUMBER for scheduler in schedulers) and not stops
 
 
 NOT_BEGUN = "the optimizer makes its state in a first step"
