@@ -48,7 +48,7 @@ def network(data: Table, seed: int) -> tuple[Member, float]:
     """A network with the defaults of the command line, and the seconds of its fit."""
     preset = yaml.safe_load((Path(cli.__file__).parent / "data/table.yaml").read_text())
     model, trainer = preset["model"], preset["trainer"]
-    model["optimizer"]["init_args"]["weight_decay"] *= data.weight_decay
+    model["optimizer"]["init_args"]["weight_decay"] *= data.weight_decay_factor
     made = {
         name: partial(_class_of(model.pop(name)["class_path"]), **given)
         for name, given in {name: model[name]["init_args"] for name in ("optimizer", "lr_scheduler")}.items()

@@ -275,9 +275,9 @@ def test_the_command_line_from_fit_to_predictions(capsys):
 def test_the_length_and_the_decay_of_a_fit_by_its_rows():
     path = folder((900, 500))
     few, many = (StreamedTable(path, "label", batch_size=size) for size in (1024, 4))
-    assert (few.epochs, few.weight_decay) == (100, 1)
+    assert (few.epochs, few.weight_decay_factor) == (100, 1)
     assert many.epochs == pytest.approx(20_000 / many.batches, abs=1)
-    assert many.weight_decay == 32 / many.batches
+    assert many.weight_decay_factor == 32 / many.batches
 
 
 def test_a_run_that_is_resumed_within_an_epoch_ends_with_the_same_weights():

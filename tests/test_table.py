@@ -535,7 +535,7 @@ def test_a_fit_of_few_steps(steps):
 def test_the_length_and_the_decay_of_a_fit_by_its_rows(rows, batch_size, epochs, decay, monkeypatch):
     monkeypatch.setattr(Table, "rows_in", {"train": rows})
     table = Table(people(), target="label", batch_size=batch_size)
-    assert (table.epochs, table.weight_decay) == (epochs, decay)
+    assert (table.epochs, table.weight_decay_factor) == (epochs, decay)
 
 
 def test_what_a_table_to_predict_says_nothing_by_is_said(capsys):

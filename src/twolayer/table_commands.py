@@ -76,9 +76,9 @@ def by_the_rows(data: Any, given: Collection[str], options: Any) -> dict[str, tu
     if "trainer.max_epochs" not in given and most is not None and data.epochs < most:
         found["max_epochs"] = data.epochs, most
     of_the_optimizer = {name for name in given if name == "model" or name.startswith("model.optimizer")}
-    if data.weight_decay < 1 and of_the_optimizer <= {"model.optimizer.lr", "model.optimizer.init_args.lr"}:
+    if data.weight_decay_factor < 1 and of_the_optimizer <= {"model.optimizer.lr", "model.optimizer.init_args.lr"}:
         decay = options.model.optimizer.init_args.weight_decay
-        found["weight_decay"] = decay * data.weight_decay, decay
+        found["weight_decay"] = decay * data.weight_decay_factor, decay
     return found
 
 

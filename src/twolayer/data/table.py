@@ -194,7 +194,7 @@ class Table(TabularDataModule):
         return max(FEWEST_EPOCHS, round(STEPS / self.batches))
 
     @property
-    def weight_decay(self) -> float:
+    def weight_decay_factor(self) -> float:
         """What part of the preset's is right for so many steps in an epoch.
 
         So weights forget in as many epochs as those of a smaller table, which is what should stay the same: Wang and
