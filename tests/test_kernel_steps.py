@@ -124,7 +124,7 @@ def test_tasks_and_activations(activation, task, weighted):
 
 
 @pytest.mark.parametrize("sizes", [(3, 53), (1, 1), (53, 5, 53)])
-@pytest.mark.parametrize(("n_x", "n_h"), [(1, 1), (2, 4), (31, 33), (256, 70)])
+@pytest.mark.parametrize(("n_x", "n_h"), [(1, 1), (2, 4), (31, 33), (256, 70), (131, 259), (5, 1031)])
 def test_sizes(n_x, n_h, sizes):
     assert_steps_alike(problem("tanh", "binary", m=53, n_x=n_x, n_h=n_h), OPTIMIZERS["momentum"], sizes=sizes)
 

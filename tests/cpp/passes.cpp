@@ -69,6 +69,8 @@ struct Problem {
         if (draw.coin(0.002)) a.m = draw.integer(SPAN - 2, 2 * SPAN);
         if (a.m > 1000) a.n_x = draw.integer(1, 3), a.n_h = draw.integer(1, 5), a.n_y = std::min<long>(a.n_y, 3);
         if (draw.coin(0.02)) a.n_x = 256, a.n_h = draw.integer(1, 3); // rows that are copied
+        if (draw.coin(0.03)) a.n_x = draw.integer(65, 99), a.n_h = draw.integer(256, 290), a.m = draw.integer(1, 20); // groups of features
+        if (draw.coin(0.02)) a.n_x = draw.integer(1, 9), a.n_h = draw.integer(1024, 1060), a.m = draw.integer(1, 40); // of rows
         of = a.m;
         if (gathers && draw.coin()) {
             of = draw.integer(1, a.m + 9);
