@@ -94,8 +94,8 @@ def peers(data: Table, seed: int) -> dict[str, tuple[float, float]]:
     columns = {name: data._values(name) for name in names}
     encoding = Encoding.learn(names, lambda name: [columns[name][i] for i in rows])
     learnt = encoding.features.state_dict()
-    as_they_are = {"low": torch.full_like(learnt["low"], -math.inf), "high": torch.full_like(learnt["high"], math.inf)}
-    S, features = encoding.matrix(columns.__getitem__), Features(learnt | as_they_are)
+    unbent = {name: V for name, V in learnt.items() if name not in ("low", "high")}  # numbers as they are, however far
+    S, features = encoding.matrix(columns.__getitem__), Features(unbent)
     numbers, bins = len(features.mean), len(features.bin_of)
     plain = torch.cat([torch.arange(numbers), torch.arange(numbers + bins, features.out_features)])
     X, raw, test = features(S)[:, plain].numpy(), S.numpy(), data.splits["test"].numpy()

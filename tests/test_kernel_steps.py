@@ -324,7 +324,8 @@ class HalfWay(LRScheduler):
     [
         (partial(OneCycleLR, max_lr=0.05), True),
         (partial(OneCycleLR, max_lr=0.05, cycle_momentum=False, pct_start=0.05), True),
-        (partial(OneCycleLR, max_lr=0.05, base_momentum=0.0), False),  # where it is zero, SGD leaves its buffer alone
+        # Where momentum is zero, SGD leaves its buffer alone: at step 62, which is not the first of a call.
+        (partial(OneCycleLR, max_lr=0.05, base_momentum=0.0, total_steps=300, pct_start=0.21), False),
         (LAMBDA, False),
         (partial(CosineAnnealingWarmRestarts, T_0=7), True),
         (HalfWay, False),

@@ -215,8 +215,8 @@ struct Left {
 constexpr long GROUPED = -1;
 
 // C (M × V VL) = A B + C, or + one row `from` where C is new, with A (M × K). The rows of B are `ldb` apart, those of C
-// are NR. In a group, the places of a step's numbers are known when this is compiled; and what has so many groups that
-// they are worth making has a C that leaves the cache.
+// are NR. In a group, a step's numbers stand side by side, at places that are known when this is compiled. Groups are made
+// for wide networks, whose C leaves the cache: so the next block's part of it is fetched ahead.
 template <long M, long V, bool is_new, bool grouped>
 void block(long K, const float *A, long row, long step, const float *B, long ldb, const float *from, float *C) {
     if (grouped) row = 1;
@@ -225,7 +225,7 @@ void block(long K, const float *A, long row, long step, const float *B, long ldb
     for (long i = 0; i < M; i++)
         for (long v = 0; v < V; v++) {
             c[i][v] = is_new ? at(from + v * VL) : at(C + i * NR + v * VL);
-            if (grouped) __builtin_prefetch(C + (M + i) * NR + v * VL, 1); // the next block's
+            if (grouped) __builtin_prefetch(C + (M + i) * NR + v * VL, 1);
         }
     for (long k = 0; k < K; k++, A += step, B += ldb) {
         vec b[V];
@@ -471,7 +471,7 @@ struct Part {
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
     // The products read X once for each slab, a few rows or features at a time: of long rows, always from other pages.
-    // With enough slabs it pays to put it side by side first, and to turn it around takes longer.
+    // With enough slabs it pays to put side by side first what is read together; of rows, which takes longer, with more.
     const bool groups_over = summing && net.n_x > 64 && net.n_h >= 256, groups_along = net.forwards && net.n_h >= 1024;
     // Rows a power of two apart would share few sets of the cache. And where no forward pass has read the tile row by
     // row, the product that takes it feature by feature would wait for the memory at each row; narrow ones it reads whole.
