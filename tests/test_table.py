@@ -504,7 +504,7 @@ def test_weights_and_a_split_column_on_the_command_line(capsys):
         (1000, ["--model.optimizer.weight_decay=0.3"], 20, 0.3),
         (1000, ["--model={optimizer: {class_path: torch.optim.AdamW, init_args: {weight_decay: 0.3}}}"], 20, 0.3),
         (1000, ["--trainer={max_epochs: null, max_steps: 30}"], -1, 0.5 * 32 / 188),
-        (1000, ["--model.optimizer=SGD", "--model.optimizer.lr=0.01"], 20, 0.5),
+        (1000, ["--model.optimizer=SGD", "--model.optimizer.lr=0.01"], 20, 0),
     ],
 )
 def test_a_large_table_takes_fewer_epochs_of_less_decay(rows, given, epochs, decay, caplog):
@@ -516,7 +516,36 @@ def test_a_large_table_takes_fewer_epochs_of_less_decay(rows, given, epochs, dec
     assert trainer.optimizers[0].param_groups[0]["weight_decay"] == pytest.approx(decay)
     why = "since an epoch of the table has 188 batches"
     assert (f"max_epochs: 20, {why} (configured: 100)" in caplog.text) == (epochs == 20)
-    assert (f"weight_decay: 0.0851, {why} (configured: 0.5)" in caplog.text) == (decay < 0.1)
+    assert (f"weight_decay: 0.0851, {why} (configured: 0.5)" in caplog.text) == (0 < decay < 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "decay", "said"),
+    [
+        ([], 0.003, 0.5, ()),
+        (["--model.optimizer=SGD"], 0.003, 0, ("weight_decay: 0,",)),
+        (["--model.optimizer.class_path=torch.optim.Adam"], 0.003, 0, ("weight_decay: 0,",)),
+        (["--model.optimizer=SGD", "--model.optimizer.weight_decay=0.5"], 0.003, 0.5, ()),
+        (["--model.optimizer={class_path: SGD, init_args: {lr: 0.1}}"], 0.1, 0, ("weight_decay: 0,", "max_lr: 0.1,")),
+        (["--model={optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.1}}}"], 0.1, 0.5, ("max_lr: 0.1,",)),
+        (["--model.optimizer.lr=0.1"], 0.1, 0.5, ("max_lr: 0.1,",)),
+        (["--model.optimizer.lr=0.1", "--model.lr_scheduler.max_lr=0.003"], 0.003, 0.5, ()),
+        (["--model.optimizer=Rprop"], 0.003, None, ()),
+        (["--config=own.yaml"], 0.2, 0, ("weight_decay: 0,", "max_lr: 0.2,")),
+        (["--config=decay.yaml"], 0.003, 0.5, ()),
+    ],
+)
+def test_the_schedule_follows_the_optimizer_and_another_one_has_no_decay_of_adamw(given, rate, decay, said, caplog):
+    write("my.csv", people())
+    Path("own.yaml").write_text("model: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.2}}}")
+    Path("decay.yaml").write_text("model: {optimizer: {class_path: torch.optim.SGD, init_args: {weight_decay: 0.5}}}")
+    trainer = fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1", *given).trainer
+    (group,) = trainer.optimizers[0].param_groups
+    assert group["max_lr"] == rate
+    assert group.get("weight_decay") == decay
+    assert [name for name in ("weight_decay: 0,", "max_lr: ") if name in caplog.text] == [
+        name for name in ("weight_decay: 0,", "max_lr: ") if any(one.startswith(name) for one in said)
+    ]
 
 
 @pytest.mark.parametrize("steps", [19, 20, 21])

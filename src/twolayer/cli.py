@@ -108,6 +108,9 @@ class TwoLayerCLI(LightningCLI):
         for name in OF_THE_DATA:
             if name in self.config[self.config.subcommand].model:  # of a file; there, nobody else looks
                 raise Misuse(f"--model.{name} cannot be given: it follows from data")
+        followed = table_commands.by_the_optimizer(self.config[self.config.subcommand], args)
+        for name, (value, configured) in followed.items():
+            rank_zero_info(f"{name}: {value:.3g}, for this optimizer (configured: {configured:.3g})")
         check_environment()
         check_limits(self.config[self.config.subcommand].as_dict())
 

@@ -18,6 +18,7 @@ from twolayer.tables.predictor import Predictor, load
 from twolayer.training.checkpoints import run_folder
 
 PRESET = Path(__file__).parent / "data/table.yaml"
+ADAMW, ONE_CYCLE = "torch.optim.AdamW", "torch.optim.lr_scheduler.OneCycleLR"
 OF_A_CLASS = re.compile(r"--data(\.class_path)?(=.*)?")
 TABLES = re.compile(r"(twolayer\.data\.)?(Streamed)?Table")
 
@@ -47,9 +48,7 @@ def with_defaults(args: Sequence[str]) -> list[str]:
     if not args or args[0] not in ("fit", "validate", "test") or path is None or _other_class(args):
         return list(args)
     name = "table" if path.startswith("[") else re.sub(r"[^\w.-]", "_", Path(path).stem) or "table"
-    rate = value_of(args, "--model.optimizer.lr") or value_of(args, "--model.optimizer.init_args.lr")
-    peak = [] if rate is None else [f"--model.lr_scheduler.init_args.max_lr={rate}"]  # the schedule sets the rate
-    return [args[0], "--config", str(PRESET), f"--trainer.logger.init_args.name={name}", *peak, *args[1:]]
+    return [args[0], "--config", str(PRESET), f"--trainer.logger.init_args.name={name}", *args[1:]]
 
 
 def _other_class(args: Sequence[str]) -> bool:
@@ -58,6 +57,32 @@ def _other_class(args: Sequence[str]) -> bool:
     if given is None:
         return any(map(OF_A_CLASS.fullmatch, args))
     return TABLES.fullmatch(given) is None
+
+
+def by_the_optimizer(options: Any, args: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """What a fit with the defaults takes otherwise where the optimizer is not theirs, ``max_lr``, since the schedule
+    sets the rate, and ``weight_decay``, since theirs is for AdamW: each with what is configured, and written into
+    ``options``.
+
+    Args:
+        options: all there are, with those of the configuration files.
+        args: the command line. What it says of either counts before that, and what a configuration file says.
+    """
+    files = [str(one) for one in options.get("config") or ()]
+    model = options.get("model")
+    if str(PRESET) not in files or model is None:
+        return {}
+    said = " ".join([*args, *(Path(file).read_text() for file in files if file != str(PRESET))])
+    optimizer, scheduler = model.get("optimizer"), model.get("lr_scheduler")
+    found: dict[str, tuple[float, float]] = {}
+    follows = scheduler is not None and scheduler.class_path == ONE_CYCLE and "max_lr" not in said
+    if follows and "lr" in optimizer.init_args:
+        found["max_lr"] = optimizer.init_args.lr, scheduler.init_args.max_lr
+        scheduler.init_args.max_lr = optimizer.init_args.lr
+    if optimizer.class_path != ADAMW and "weight_decay" not in said and "weight_decay" in optimizer.init_args:
+        found["weight_decay"] = 0.0, optimizer.init_args.weight_decay
+        optimizer.init_args.weight_decay = 0.0
+    return {name: (value, configured) for name, (value, configured) in found.items() if value != configured}
 
 
 def by_the_rows(data: Any, given: Collection[str], options: Any) -> dict[str, tuple[float, float]]:
