@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import sys
-from datetime import date
+from datetime import date, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,8 @@ LEARNT = {
     "dates": (["2024-01-31", "2023-02-28", "", "2020-02-29"], "date"),
     "dates with times": (["1/31/2024 13:45", "02/28/2023 00:00"], "date"),
     "dates with names of months": (["31-Jan-2024", "28-Feb-2023"], "date"),
+    "times of day": (["14:30", "9:05 am", "23:59:30", "NA"], "numeric"),
+    "ratios": (["16:9", "4:3"] * 5, "category"),
     "numbers in brackets": (["(1,234.50)", "12.00", "$(3)"], "numeric"),
     "constant": ([3, 3, 3], "dropped"),
     "nothing": (["", None, "NA", float("nan")], "dropped"),
@@ -213,6 +215,8 @@ def test_numbers_as_they_are_spelt():
     assert learn("x", ["$1,200", "$3,400.50", "7 %", "8"]).numbers(["$1,200", "7 %", "-1.5e3"]) == [1200, 7, -1500]
     assert learn("x", ["3,14", "2,7", "10"]).numbers(["1.234,5", "3,14"]) == [1234.5, 3.14]
     assert learn("x", ["(1,234.50)", "12.00", "$(3)"]).numbers(["(1,234.50)", "$(3)", "4"]) == [-1234.5, -3, 4]
+    times = [time(6, 45), timedelta(days=1, minutes=6), "14:30", "12:15 pm", "12:15AM", "36:00:36", "4.5"]
+    assert learn("x", ["14:30", "9:05"]).numbers(times) == [6.75, 24.1, 14.5, 12.25, 0.25, 36.01, 4.5]
 
 
 @pytest.mark.parametrize(
@@ -451,10 +455,13 @@ def test_what_is_no_error_is_said_or_the_same():
     assert "1 rows without a target, or of weight 0, are left out" in Table(some, target="label").described()
 
 
-def test_names_with_quotes_and_blank_lines_at_the_end():
+def test_names_with_quotes_and_blank_lines():
     Path("my.csv").write_text('"the ""x""",y\n1,a\n2,\n3,b\n\n\n', newline="")
     frame = reading.read("my.csv")
     assert (frame.names, frame['the "x"'], frame["y"]) == (['the "x"', "y"], ["1", "2", "3"], ["a", None, "b"])
+    Path("my.csv").write_text('\nx,y\n\n1,"a\n\nb"\n\n,\n2,c\n', newline="")  # a comma alone is a row of nothing
+    frame = reading.read("my.csv")
+    assert (frame.names, frame["x"], frame["y"]) == (["x", "y"], ["1", None, "2"], ["a\n\nb", None, "c"])
     Path("my.csv").write_text("x\n1\n\n", newline="")  # a missing value of the one column there is
     assert reading.read("my.csv")["x"] == ["1", None]
     Path("my.csv").write_text("x;y\n", newline="")
@@ -567,6 +574,14 @@ def test_the_length_and_the_decay_of_a_fit_by_its_rows(rows, batch_size, epochs,
     assert (table.epochs, table.weight_decay_factor) == (epochs, decay)
 
 
+def test_how_a_missing_target_is_spelt_is_said():
+    """It may have been meant as a class."""
+    table = people()
+    table["label"] = ["None", "", *table["label"][2:]]
+    (line,) = [line for line in Table(table, target="label").described() if "without a target" in line]
+    assert line == "2 rows without a target (a missing one is spelt 'None'), or of weight 0, are left out"
+
+
 def test_what_a_table_to_predict_says_nothing_by_is_said(capsys):
     table = people()
     write("my.csv", table)
@@ -609,13 +624,6 @@ def test_polars_is_asked_for_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'twolayer\[table\]'"):
         Table("my.csv", target="label")
-
-
-def test_a_schedule_follows_the_learning_rate_that_is_given():
-    write("my.csv", people())
-    command = fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1", "--model.optimizer.lr=0.007")
-    (scheduler,) = [config.scheduler for config in command.trainer.lr_scheduler_configs]
-    assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.007
 
 
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*:FutureWarning", "ignore::DeprecationWarning")

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Sequence
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def _read_file(polars: Any, file: Path, argument: str) -> Any:
         separator, header = _checked_text(file, SEPARATORS[ending], argument)
         frame = polars.read_csv(file, separator=separator, infer_schema=False, glob=False)
         frame.columns = header  # polars leaves quotes in names doubled
-        return frame.head(len(frame) - _blank_lines_at_the_end(file)) if len(header) > 1 else frame
-    except (polars.exceptions.PolarsError, OSError) as error:
+        return _without_blank_lines(polars, frame, file, separator) if len(header) > 1 else frame
+    except (polars.exceptions.PolarsError, OSError, csv.Error) as error:
         said = str(error).strip().splitlines()
         hint = "; it must be in UTF-8" if "utf" in str(error).lower() else ""
         if "more fields" in str(error):
@@ -143,7 +144,7 @@ def _checked_text(file: Path, usual: str, argument: str) -> tuple[str, list[str]
         raise ValueError(f"{argument} must be text in UTF-8 where it ends with {file.suffix}, got binary data: {file}")
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = [opened.readline(), opened.readline()]
+            lines = [*islice((line for line in opened if line.strip()), 2), ""]
     except UnicodeDecodeError as error:
         raise ValueError(f"{argument} must be in UTF-8, got byte {error.object[error.start]:#x}: {file}") from None
     separator = usual
@@ -155,25 +156,28 @@ def _checked_text(file: Path, usual: str, argument: str) -> tuple[str, list[str]
         }
         separator = max(others, key=others.__getitem__) if others else usual
     with file.open(encoding="utf-8-sig", newline="") as opened:
-        header = next(csv.reader(opened, delimiter=separator), [])
+        header = next(filter(None, csv.reader(opened, delimiter=separator)), [])
     twice = [name for name, count in Counter(name.strip() for name in header).items() if count > 1]
     if twice:
         raise ValueError(f"{argument} must have a name for each column, got {twice[0]!r} twice: {file}")
     return separator, header
 
 
-def _blank_lines_at_the_end(file: Path) -> int:
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - 65_536))
-        end = opened.read()
-    return max(0, len(end[len(end.rstrip(b"\r\n")) :].splitlines()) - 1)
+def _without_blank_lines(polars: Any, frame: Any, file: Path, separator: str) -> Any:
+    """The rows that are there: polars makes rows of nothing of blank lines, and so it does of ``,,``, which is one."""
+    if not frame.select(polars.all_horizontal(polars.all().is_null()).any()).item():
+        return frame
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        from_the_header_on = dropwhile(lambda row: not row, csv.reader(opened, delimiter=separator))
+        there = [bool(row) for row in islice(from_the_header_on, 1, None)]
+    return frame.filter(polars.Series(there)) if len(there) == len(frame) else frame
 
 
 def _longest_line(file: Path, separator: str) -> str:
     """Where the first line is that has more fields than the header."""
     with file.open(encoding="utf-8-sig", newline="") as opened:
         rows = csv.reader(opened, delimiter=separator)
-        wide = len(next(rows))
+        wide = len(next(filter(None, rows)))
         for row in rows:
             if len(row) > wide:
                 return f"; line {rows.line_num} has {len(row)} fields, the header {wide}"

@@ -92,7 +92,10 @@ class Table(TabularDataModule):
         check_names(named | several, self.frame.names)
         others = {target, weight, split, group, self.split, *self.id, *(drop or [])}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
-        labels = present(self.frame[target])
+        spelt = self.frame[target]
+        labels = present(spelt)
+        missing = {one for one, label in zip(spelt, labels, strict=True) if label is None and isinstance(one, str)}
+        self._spelt_missing = sorted(repr(one) for one in missing if one.strip())
         weights = [1.0] * len(labels) if weight is None else parts.weights_of(weight, self.frame[weight])
         if not any(weights):
             raise ValueError(f"weight {weight!r} must be above 0 in some row, got 0 in all")
@@ -230,7 +233,8 @@ class Table(TabularDataModule):
         sizes = ", ".join(f"{rows} {part}" for part, rows in self.rows_in.items())
         lines = [f"Table: {sum(self.rows_in.values())} rows ({sizes}), batches of {self.batch_size}"]
         if self.left_out:
-            lines.append(f"{self.left_out} rows without a target, or of weight 0, are left out")
+            spelt = f" (a missing one is spelt {', '.join(self._spelt_missing[:10])})" if self._spelt_missing else ""
+            lines.append(f"{self.left_out} rows without a target{spelt}, or of weight 0, are left out")
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
         lines.append(f"Target {self.target.name}: {self.task}{classes}{more}")

@@ -60,7 +60,7 @@ class Column:
             return torch.where(values.isfinite(), values, math.nan)
         present = cells.present(values)
         if self.kind == "numeric":
-            return cells.numbers(present, cells.mark_in(present, self.decimal))[0]
+            return cells.numbers(cells.hours(present), cells.mark_in(present, self.decimal))[0]
         if self.kind == "date":
             return [cells.date_parts(cells.moment(value, self.date_format)) for value in present]
         codes, other = self.codes, float(len(self.levels))
@@ -84,7 +84,7 @@ class Column:
             return []
         present = cells.present(values)
         if self.kind == "numeric":
-            return cells.numbers(present, cells.mark_in(present, self.decimal))[1]
+            return cells.numbers(cells.hours(present), cells.mark_in(present, self.decimal))[1]
         if self.kind == "date":
             return [one for one in present if one is not None and cells.moment(one, self.date_format) is None]
         codes = self.codes
@@ -120,10 +120,11 @@ def _numeric(name: str, found: list[Any], wanted: bool) -> Column | None:
     if any(map(cells.is_code, found)) or all(isinstance(value, bool) for value in found):
         return None
     decimal = cells.decimal_mark(found)
-    numbers, odd = cells.numbers(found, decimal)
+    in_hours = cells.hours(found)
+    numbers, odd = cells.numbers(in_hours, decimal)
     if len(odd) > (1 - MOSTLY) * len(found):
         return None
-    notes = []
+    notes = ["times count as hours"] if in_hours != found else []
     if odd:
         notes.append(f"{len(odd)} values that are no finite numbers, such as {odd[0]!r}, count as missing")
     if decimal == ",":

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 MISSING = {"", "na", "n/a", "n.a.", "nan", "nat", "null", "none", "?", ".", "-", "--", "<na>", "#n/a"}
@@ -14,6 +14,7 @@ DECIMAL_POINT = re.compile(r"[-+]?(\d*\.(\d{1,2}|\d{4,})|0*\.\d+|\d{4,}\.\d+|\d+
 """What has one point, which does not part thousands."""
 IN_BRACKETS = re.compile(r"\((.*\d.*)\)")
 """As accountants write negative numbers."""
+CLOCK = re.compile(r"(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d*)?))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
 CODE = re.compile(r"0\d+")
 """As postal codes have it: no number begins with a zero."""
 DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%d-%b-%Y")
@@ -134,6 +135,26 @@ def numbers(values: Sequence[Any], decimal: str = ".") -> tuple[list[float], lis
     if odd:
         found = [math.nan if math.isinf(x) else x for x in found]
     return found, odd
+
+
+def hours(values: Sequence[Any]) -> list[Any]:
+    """The values, and in the place of times of day and of durations the hours that they are.
+
+    >>> hours(["14:30", "9:15 pm", "36:00:36", timedelta(days=1), time(6, 45), "3.5", None])
+    [14.5, 21.25, 36.01, 24.0, 6.75, '3.5', None]
+    """
+    found = []
+    for value in values:
+        if isinstance(value, str) and (clock := CLOCK.fullmatch(value)):
+            hour, minute, second, half = clock.groups(default="")
+            whole = int(hour) % 12 + 12 * (half in "pP") if half else int(hour)
+            value = whole + int(minute) / 60 + float(second or 0) / 3600
+        elif isinstance(value, timedelta):
+            value = value / timedelta(hours=1)
+        elif isinstance(value, time):
+            value = value.hour + value.minute / 60 + (value.second + value.microsecond / 1e6) / 3600
+        found.append(value)
+    return found
 
 
 def moment(value: Any, date_format: str) -> datetime | None:
