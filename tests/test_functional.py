@@ -363,7 +363,11 @@ def test_huge_logits_have_the_right_cost_and_gradient(task, logits, Y, J, dZ2, w
 INFINITE = [
     ("binary", [inf], [1.0], 0.0, [0.0]),
     ("binary", [-inf], [0.0], 0.0, [0.0]),
+    ("binary", [-inf], [1.0], inf, [-1.0]),
+    ("binary", [inf], [0.0], inf, [1.0]),
+    ("binary", [-inf], [0.25], inf, [-0.25]),
     ("multilabel", [inf, -inf, 0.0], [1.0, 0.0, 1.0], log(2), [0.0, 0.0, -0.5]),
+    ("multilabel", [inf, -inf, 0.0], [0.5, 1.0, 1.0], inf, [0.5, -1.0, -0.5]),
     ("multiclass", [-inf, 0.0, 0.0], [0.0, 1.0, 0.0], log(2), [0.0, -0.5, 0.5]),
     ("multiclass", [-inf, 0.0, 0.0], [0.0, 0.25, 0.75], log(2), [0.0, 0.25, -0.25]),
     ("multiclass", [-inf, 0.0, 0.0], [1.0, 0.0, 0.0], inf, None),
@@ -373,8 +377,8 @@ INFINITE = [
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @backwards
 @pytest.mark.parametrize(("task", "logits", "Y", "J", "dZ2"), INFINITE)
-def test_an_infinite_logit_costs_nothing_where_it_is_right(task, logits, Y, J, dZ2, backward, reduction):
-    """And a masked class likewise: the cost is that of the other examples."""
+def test_what_an_infinite_logit_costs(task, logits, Y, J, dZ2, backward, reduction):
+    """Nothing where it is right, so that the cost is that of the other examples; a masked class likewise."""
     ordinary = [0.5, -0.25, 1.0][: len(logits)]
     Z2 = torch.tensor([logits, ordinary], dtype=torch.float64, requires_grad=True)
     Y = torch.tensor([Y, [1.0, 0.0, 0.0][: len(Y)]], dtype=torch.float64)

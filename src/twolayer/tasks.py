@@ -47,12 +47,20 @@ def _all_finite(V: Tensor) -> bool:
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
-    # An infinite logit on the side of its label costs nothing. PyTorch's formula would have 0 · ∞ there.
-    if not _all_finite(Z2):
-        right = Z2.isinf() & ((Z2 > 0) == Y)
-        Z2 = torch.where(right, Z2.clamp(torch.finfo(Z2.dtype).min, torch.finfo(Z2.dtype).max), Z2)
-    L = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
-    return L.squeeze(-1) if L.shape[-1] == 1 else L.sum(-1)
+    if _all_finite(Z2):
+        losses = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
+    else:
+        losses = _losses_of_infinite_logits(Z2, Y)
+    return losses.squeeze(-1) if losses.shape[-1] == 1 else losses.sum(-1)
+
+
+def _losses_of_infinite_logits(Z2: Tensor, Y: Tensor) -> Tensor:
+    """Nothing on the side of the label, and infinite otherwise. PyTorch's formula has 0 · ∞ for either."""
+    infinite, right = Z2.isinf(), (Z2 > 0) == Y
+    largest = torch.finfo(Z2.dtype).max
+    losses = F.binary_cross_entropy_with_logits(Z2.clamp(-largest, largest), Y, reduction="none")
+    wrong = infinite & ~right
+    return torch.where(wrong, torch.where(Z2 > 0, 1 - Y, -Y) * Z2.masked_fill(~wrong, 0), losses)
 
 
 def _error_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
