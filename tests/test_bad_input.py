@@ -156,7 +156,7 @@ CALLS_OF_Y = {
         Bad("Y", torch.zeros(M + 1, dtype=torch.int64), ValueError, "(7,)", "(8,)"),
         Bad("Y", torch.zeros(M, 1, dtype=torch.int64), ValueError, "(7,)", "(7, 1)"),
         Bad("Y", torch.zeros(M, N_Y + 1), ValueError, "(7, 4)", "(7, 5)"),
-        Bad("Y", torch.zeros(M), ValueError, "(7, 4)", "(7,)"),
+        Bad("Y", torch.zeros(M), TypeError, "integers", "torch.float32"),
         Bad("Y", torch.tensor([0, 1, 2, 3, 4, 0, 0]), IndexError, "[0, 3]", "4"),
         Bad("Y", torch.tensor([0, 1, 2, 3, -1, 0, 0]), IndexError, "[0, 3]", "-1"),
         Bad("Y", torch.zeros(M, dtype=torch.bool), TypeError, "integer", "torch.bool"),

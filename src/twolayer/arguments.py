@@ -309,6 +309,8 @@ def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
     if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
         raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
     if list(Y.shape) != [*lead, n_y] and not (n_y == 1 and list(Y.shape) == lead):
+        if task == "multiclass" and list(Y.shape) == lead:
+            raise TypeError(f"Y must hold integers for class indices, got {Y.dtype}: use Y.long()")
         also = (
             f" or {tuple(lead)}" if n_y == 1 else f", or class indices {tuple(lead)}," if task == "multiclass" else ""
         )
