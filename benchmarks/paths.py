@@ -6,6 +6,7 @@ Needs ``pip install -e ".[train,bench]"``.
 """
 
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from twolayer import functional, shortcut
 from twolayer.backward.gradients import Loss
+from twolayer.backward.manual import How, Logits
 from twolayer.equations import Parameters
 from twolayer.functional import cpu_level
 from twolayer.kernels import cpu
@@ -151,8 +153,37 @@ def layers(problem: Problem) -> dict[str, Step]:
     return {EAGER: in_torch(problem), **{name: stepping(cost, net, X, Y) for name, cost in costs.items()}}
 
 
-def measure_layers(names: list[str], rounds: int | None) -> dict[str, Times]:
-    return {name: interleaved(timed(layers(PROBLEMS[name])), **PROBLEMS[name].pacing(rounds)) for name in names}
+def layers_of_own(problem: Problem) -> dict[str, Step]:
+    """The same of ``net(X)`` and a loss of one's own."""
+    X, Y = data(problem)
+    net = network(problem)
+    parameters, activation, plan = Parameters(*net.parameters()), problem.activation, Plan()
+    Z2, A1 = cpu.forward_and_kept(X, Parameters(*(V.detach() for V in parameters)), activation, plan)
+    leaf = Z2.clone().requires_grad_()
+
+    def copied(*_: Any) -> tuple[Tensor, ...]:
+        return None, *(V.detach().clone() for V in parameters)
+
+    def applied(forward: Any, backward: Any) -> Tensor:
+        return Logits.apply_at_rest(How(forward, backward, activation, plan), X, *parameters)
+
+    logits = {
+        "PyTorch: the loss, `backward` to the logits": lambda X: leaf,
+        "PyTorch: the call of a Function": lambda X: applied(lambda *_: (Z2.clone(), A1), copied),
+        "the kernel, twice": lambda X: applied(cpu.forward_and_kept, cpu.backward_from_kept),
+        "whether the call is an ordinary one": lambda X: shortcut.logits(X, parameters, activation),
+        "`functional.logits`": lambda X: functional.logits(X, *parameters, activation=activation),
+        "`net(X)`": net,
+    }
+    costs = {name: partial(lambda of, X, Y: criterion(of(X), Y), of) for name, of in logits.items()}
+    return {EAGER: in_torch(problem), **{name: stepping(cost, net, X, Y) for name, cost in costs.items()}}
+
+
+def measure_layers(names: list[str], rounds: int | None) -> list[dict[str, Times]]:
+    return [
+        {name: interleaved(timed(of(PROBLEMS[name])), **PROBLEMS[name].pacing(rounds)) for name in names}
+        for of in (layers, layers_of_own)
+    ]
 
 
 def layers_table(measured: dict[str, Times]) -> str:
@@ -214,7 +245,7 @@ def main() -> None:
         for name, environment in MALLOCS.items()
     }
     small = [name for name in SMALL if name in chosen.only]
-    found_layers = alone(measure_layers, small, chosen.rounds, environment=MALLOCS["default malloc"])
+    of_loss, of_own = alone(measure_layers, small, chosen.rounds, environment=MALLOCS["default malloc"])
     body = "\n\n".join(
         [
             f"""How many times quicker than the other, the median over paired rounds and their range. The kernel is that
@@ -227,7 +258,11 @@ for `{cpu_level()}`. "In operators" is what runs where there is none.
 A step of `net.loss` and `backward` from the inside out: each line holds the one before, and "more" is what it adds. The
 first gives copies of gradients that are there. Medians with the default malloc.
 
-{layers_table(found_layers)}""",
+{layers_table(of_loss)}
+
+The same of a step of `net(X)`, a loss of one's own and `backward`:
+
+{layers_table(of_own)}""",
             *(f"## With the {malloc}\n\n{times_table(measured)}" for malloc, measured in found.items()),
         ]
     )
