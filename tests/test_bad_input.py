@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import twolayer
 import twolayer.functional as F2
-from twolayer import TwoLayerNet, equations, tasks
+from twolayer import TwoLayerNet, equations, gradient_descent, tasks
 
 M, N_X, N_H, N_Y = 7, 5, 3, 4
 
@@ -307,3 +307,127 @@ def test_no_synchronisation(task, backward):
         net.trace(X, Y, sample_weight=w)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# What else is refused.
+
+
+def forward_of_its_own() -> nn.Sequential:
+    class Twice(nn.Sequential):
+        def forward(self, X: Tensor) -> Tensor:
+            return 2 * super().forward(X)
+
+    return Twice(nn.Linear(N_X, N_H), nn.ReLU(), nn.Linear(N_H, N_Y))
+
+
+def layers_with(change: Callable[[nn.Sequential], Any]) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(N_X, N_H), nn.ReLU(), nn.Linear(N_H, N_Y))
+    change(layers)
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("sequential", "error", "said"),
+    [
+        (nn.Linear(N_X, N_Y), TypeError, "sequential must be an nn.Sequential, got Linear"),
+        (None, TypeError, "got NoneType"),
+        (forward_of_its_own(), ValueError, "got a forward of its own"),
+        (layers_with(lambda layers: setattr(layers, "forward", abs)), ValueError, "got a forward of its own"),
+        (
+            layers_with(lambda layers: setattr(layers[1], "forward", abs)),
+            ValueError,
+            r"sequential\[1\].*forward of its",
+        ),
+        (
+            layers_with(lambda layers: setattr(layers[0], "scale", nn.Parameter(torch.ones(1)))),
+            ValueError,
+            r"sequential\[0\] must be a plain layer, got Linear: it has the parameter 'scale' too",
+        ),
+    ],
+)
+def test_a_sequential_that_is_more_than_its_layers(sequential, error, said):
+    with pytest.raises(error, match=said):
+        TwoLayerNet.from_sequential(sequential, task="multiclass")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda net: net.register_forward_hook(lambda module, args, Z2: 2 * Z2), "got a forward hook"),
+        (lambda net: nn.utils.parametrizations.weight_norm(net, "W1"), "W1 must be a parameter, got a tensor that is"),
+        (lambda net: setattr(net, "forward", abs), "got a forward of its own"),
+    ],
+)
+def test_a_network_that_is_more_than_its_layers(change, said):
+    net = TwoLayerNet(N_X, N_H, N_Y, task="multiclass")
+    change(net)
+    with pytest.raises(RuntimeError, match=said):
+        net.to_sequential()
+
+
+def test_a_call_of_ones_own_counts_in_the_loss():
+    class Twice(TwoLayerNet):
+        def __call__(self, X: Tensor, *args: Any, **options: Any) -> Tensor:
+            return 2 * super().__call__(X, *args, **options)
+
+    net, call = Twice(**OPTIONS), good()
+    torch.testing.assert_close(net.loss(call.X, call.Y), net.cost(net(call.X), call.Y), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="got a __call__ of its own"):
+        net.loss_and_grads(call.X, call.Y)
+
+
+@pytest.mark.parametrize(
+    ("Y", "said"),
+    [(torch.ones(M).to(torch.float8_e5m2), "of float64.* got torch.float8_e5m2"), (torch.ones(M) + 0j, ".*complex64")],
+)
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_targets_of_a_dtype_that_is_not_among_the_known_ones(task, Y, said):
+    with pytest.raises(TypeError, match=f"Y must be .* {said}"):
+        TwoLayerNet(N_X, N_H, 1, task=task).loss(torch.ones(M, N_X), Y)
+    weights = Y
+    with pytest.raises(TypeError, match="sample_weight must hold real numbers, of float64"):
+        TwoLayerNet(N_X, N_H, 1, task=task).loss(torch.ones(M, N_X), torch.ones(M), sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "error", "said"),
+    [
+        (torch.ones(2, device="meta"), ValueError, "must hold numbers, got a meta tensor for a network on cpu"),
+        (torch.ones(2) + 0j, TypeError, "must be real, got torch.complex64"),
+        ([1.0, "a"], TypeError, r"must be a tensor or a list of numbers, got \[1.0, 'a'\]"),
+        ("ab", TypeError, "must be a tensor or a list of numbers, got 'ab'"),
+    ],
+)
+def test_class_weights_that_are_none(class_weight, error, said):
+    with pytest.raises(error, match=f"class_weight {said}"):
+        TwoLayerNet(N_X, N_H, 1, class_weight=class_weight)
+
+
+def test_options_of_the_cost_without_targets():
+    net = TwoLayerNet(**OPTIONS)
+    for options in ({"reduction": "sum"}, {"sample_weight": torch.ones(M)}):
+        with pytest.raises(ValueError, match="Y must be given"):
+            net(good().X, **options)
+
+
+def test_logits_of_another_number_of_outputs():
+    net, X, Y = TwoLayerNet(N_X, N_H, 1, task="regression"), torch.ones(M, N_X), torch.zeros(M)
+    with pytest.raises(ValueError, match=r"logits must have shape \(..., 1\), got \(7,\)"):
+        net.cost(net(X).squeeze(-1), Y)
+    for cost in (net.cost, F2.cost):
+        with pytest.raises(ValueError, match=r"logits must have shape \(..., .*\), got \(\)"):
+            cost(torch.tensor(0.0), Y)
+
+
+@pytest.mark.parametrize("backward", ["manual", "streamed", "autograd"])
+def test_gradient_descent_and_a_hook_of_a_parameter(backward):
+    net = TwoLayerNet(**OPTIONS, backward=backward)
+    net.W1.register_hook(torch.zeros_like)
+    before, other = net.W1.detach().clone(), net.W2.detach().clone()
+    if backward == "autograd":
+        gradient_descent(net, good().X, good().Y, iterations=2)
+        assert torch.equal(net.W1, before)
+        assert not torch.equal(net.W2, other)
+    else:
+        with pytest.raises(ValueError, match="W1 must have no hook, which only backward='autograd' calls"):
+            gradient_descent(net, good().X, good().Y, iterations=2)

@@ -311,6 +311,39 @@ def test_a_run_resumed_within_an_epoch_ends_where_an_uninterrupted_one_does(fit,
     assert_close(resumed.optimizers[0].state_dict(), whole.optimizers[0].state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.parametrize("at_the_end", [True, False])
+@pytest.mark.parametrize("length", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 24}])
+@pytest.mark.parametrize("short", [{"limit_train_batches": 7}, {"limit_train_batches": 0.25}, {"overfit_batches": 7}])
+def test_a_run_resumed_between_epochs_that_are_cut_short(fit, tmp_path, short, length, at_the_end):
+    """Of the 30 batches in an epoch, the trainer takes seven. Those left over are not the next ones."""
+    module = partial(module_of, n_samples=390)
+    options = {"optimizer": ADAM, "enable_checkpointing": True, "precision": 32, **short, **length}
+    when = {"every_n_epochs": 1, "save_on_train_epoch_end": True} if at_the_end else {"every_n_train_steps": 7}
+    checkpoint = partial(ModelCheckpoint, filename="{step}", save_top_k=-1, **when)
+    whole = fit(16, module(), callbacks=checkpoint(tmp_path / "whole"), **options)
+    assert whole.global_step > 21
+    for path in (tmp_path / "whole").glob("step=*.ckpt"):
+        if (step := torch.load(path, weights_only=True)["global_step"]) < whole.global_step:
+            assert step % 7 == 0
+            resumed = fit(16, module(), callbacks=checkpoint(tmp_path / "new"), ckpt_path=path, **options)
+            assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("lr_scheduler", [None, partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05)])
+def test_a_run_of_steps_resumed_between_epochs(fit, tmp_path, lr_scheduler):
+    """Lightning counts the epoch twice, then and ever after."""
+    module = partial(module_of, n_samples=130)
+    options = {"optimizer": ADAM, "max_epochs": -1, "max_steps": 45, "precision": 32, "lr_scheduler": lr_scheduler}
+    checkpoint = partial(ModelCheckpoint, filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    options |= {"enable_checkpointing": True}
+    whole = fit(16, module(), callbacks=checkpoint(tmp_path / "whole"), **options)
+    for step in (10, 20, 30):
+        path = tmp_path / f"whole/step={step}.ckpt"
+        resumed = fit(16, module(), callbacks=checkpoint(tmp_path / "new"), ckpt_path=path, **options)
+        assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize("steps_per_call", [None, 1])
 @pytest.mark.parametrize("first", [7, 31, 44])
 def test_a_run_stopped_by_max_steps_goes_on(fit, tmp_path, first, steps_per_call):

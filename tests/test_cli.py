@@ -181,6 +181,21 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does():
     torch.testing.assert_close(found["optimizer_states"], expected["optimizer_states"])
 
 
+@pytest.mark.parametrize("length", [["--trainer.max_epochs=4"], ["--trainer.max_epochs=-1", "--trainer.max_steps=70"]])
+def test_a_schedule_that_counts_the_steps_of_the_fit_leaves_a_resumed_run_its_rows(length):
+    """It asks for them when it is built, once more where the options are compared with the checkpoint's."""
+    options = ["--data.batch_size=32", "--data.n_samples=600", "--model.lr_scheduler=OneCycleLR", *length]
+    options += ["--model.lr_scheduler.max_lr=0.05", "--last_checkpoint.every_n_train_steps=6"]
+    options += ["--last_checkpoint.filename={step}", "--last_checkpoint.save_top_k=-1"]
+    whole = fit(*options)
+    expected = whole.model.state_dict()
+    folder = Path(whole.trainer.log_dir) / "checkpoints"
+    for step in (6, 30, 48):
+        resumed = fit(*options, "--ckpt_path", str(folder / f"step={step}.ckpt"))
+        assert resumed.trainer.global_step == whole.trainer.global_step
+        torch.testing.assert_close(resumed.model.state_dict(), expected, rtol=1e-6, atol=1e-7)
+
+
 # --ckpt_path beside other options.
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from problems import OUTPUTS, PARAMETERS, TRUE_LOSSES, assert_equal, by_name, problem, relative_error, run_kernel
+from torch.autograd import forward_ad
 
 from twolayer import TwoLayerNet, functional
 from twolayer.activations import ACTIVATIONS
@@ -111,6 +112,35 @@ def test_per_sample_norms_are_those_of_the_single_gradients(activation, task, de
             grads = torch.autograd.grad(net.loss(p.X[i : i + 1], p.Y[i : i + 1]), list(net.parameters()))
             assert_equal([found[i]], [torch.cat([dV.flatten() for dV in grads]).norm()])
         assert_equal([net.per_sample_grad_norms(p.X, p.Y, chunk_size=4)], [found])
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e11, 1e18])
+@pytest.mark.parametrize("kernel", ["in operators", "any"])
+@pytest.mark.parametrize("n_x", [5, 130])
+def test_norms_whose_squares_float32_cannot_hold(kernel, n_x, scale):
+    p = problem("relu", "regression", m=13, n_x=n_x)
+    net = p.net()
+    net32, X = p.net().float(), (p.X * scale).float()
+    truth = net.per_sample_grad_norms(X.double(), p.Y)
+    found = net32.per_sample_grad_norms(X, p.Y.float(), chunk_size=4 if kernel == "in operators" else None)
+    assert scale < 1e3 or truth.amax() ** 2 > torch.finfo(torch.float32).max
+    assert_equal([found], [truth], 1e-5)
+
+
+def test_norms_and_gradients_in_forward_mode():
+    """Norms have no derivative there, and say so; gradients move as the Hessian says."""
+    p = problem("tanh", "regression", m=13)
+    net, direction = p.net(), torch.ones_like(p.X)
+    _, truth = torch.func.jvp(lambda X: net.loss_and_grads(X, p.Y)[1]["W1"], (p.X,), (direction,))
+    with forward_ad.dual_level():
+        X = forward_ad.make_dual(p.X, direction)
+        J, grads = net.loss_and_grads(X, p.Y)
+        assert_equal([forward_ad.unpack_dual(grads["W1"]).tangent], [truth])
+        slope = (torch.autograd.grad(net.loss(leaf := p.X.clone().requires_grad_(), p.Y), leaf)[0] * direction).sum()
+        assert_equal([forward_ad.unpack_dual(J).tangent], [slope])
+        with pytest.raises(RuntimeError, match=r"norms goes in chunks, which .* forward mode"):
+            net.per_sample_grad_norms(X, p.Y)
+        assert_equal([net.per_sample_grad_norms(p.X, p.Y)], [net.per_sample_grad_norms(p.X, p.Y)])
 
 
 @chunk_sizes

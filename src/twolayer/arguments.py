@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed, undisturbed
+from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed, is_jit_traced, undisturbed
 from twolayer.equations import Parameters
 from twolayer.kernels import KERNELS
 from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
@@ -46,7 +46,7 @@ def one_of(argument: str, value: Name, valid: Collection[str]) -> Name:
     ...
     ValueError: init must be one of 'he', 'xavier', got 'hee'
     """
-    if value not in valid:
+    if value not in tuple(valid):  # which asks for no hash
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, valid))}, got {value!r}")
     return value
 
@@ -105,6 +105,8 @@ def dense(argument: str, V: Tensor) -> Tensor:
 def is_ordinary(X: Tensor, parameters: Parameters, Y: Tensor | None = None) -> bool:
     """Whether all are dense tensors on a CPU of one dtype (``Y`` of any), and of shapes ``(m, n_x)`` and the network's,
     while nothing traces, transforms or converts them."""
+    if is_jit_traced():
+        return False
     W1, b1, W2, b2 = parameters
     try:
         (m, n_x), (n_h, features), (n_y, hidden) = X.shape, W1.shape, W2.shape
@@ -148,9 +150,8 @@ def objective(activation: str, task: str, label_smoothing: float = 0.0, reductio
             regression.
         TypeError: it is no number.
     """
-    if not (activation in ACTIVATIONS and task in TASKS and reduction in REDUCTIONS):
-        one_of("activation", activation, ACTIVATIONS), one_of("task", task, TASKS)
-        one_of("reduction", reduction, REDUCTIONS)
+    one_of("activation", activation, ACTIVATIONS), one_of("task", task, TASKS)
+    one_of("reduction", reduction, REDUCTIONS)
     if type(label_smoothing) is not float and not isinstance(label_smoothing, Real):
         raise TypeError(f"label_smoothing must be a number, got {label_smoothing!r}")
     if not 0 <= label_smoothing < 1:
@@ -265,6 +266,8 @@ def targets(examples: Examples, shape: tuple[int, ...], task: str) -> None:
         IndexError: a class index is outside [0, n_y).
     """
     X, Y, sample_weight, class_weight = examples
+    if not shape:
+        raise ValueError("logits must have shape (..., n_y), got ()")
     *lead, n_y = shape
     if 0 in lead:
         raise ValueError(f"X and logits must hold at least one example, got logits of shape {tuple(shape)}")
@@ -299,15 +302,16 @@ def _targets_in_range(Y: Tensor, n_y: int, task: str) -> None:
 
 
 def _class_indices(Y: Tensor, lead: list[int], n_y: int) -> None:
-    if Y.dtype is torch.bool or Y.is_complex():
+    if Y.dtype not in INDICES:
         raise TypeError(f"Y must hold integer class indices or float probabilities for multiclass, got {Y.dtype}")
     if list(Y.shape) != lead:
         raise ValueError(f"Y must have shape {tuple(lead)} for class indices, got {tuple(Y.shape)}")
 
 
 def _dense_targets(Y: Tensor, lead: list[int], n_y: int, task: str) -> None:
-    if Y.is_complex() or (task == "regression" and not Y.is_floating_point()):
-        raise TypeError(f"Y must be floating point for task {task!r}, got {Y.dtype}")
+    if Y.dtype not in DTYPES and (task in ("regression", "multiclass") or Y.dtype not in (*INDICES, torch.bool)):
+        expected = "floating point" if task in ("regression", "multiclass") else "0 and 1, or floating point"
+        raise TypeError(f"Y must be {expected} for task {task!r}, of {_named(DTYPES)}, got {Y.dtype}")
     if list(Y.shape) != [*lead, n_y] and not (n_y == 1 and list(Y.shape) == lead):
         if task == "multiclass" and list(Y.shape) == lead:
             raise TypeError(f"Y must hold integers for class indices, got {Y.dtype}: use Y.long()")
@@ -386,8 +390,8 @@ def _in_range(
 
 
 def _weights_in_range(argument: str, weights: Tensor, zero_allowed: bool = True) -> None:
-    if weights.is_complex():
-        raise TypeError(f"{argument} must be real, got {weights.dtype}")
+    if weights.dtype not in (*DTYPES, *INDICES, torch.bool):
+        raise TypeError(f"{argument} must hold real numbers, of {_named(DTYPES)} or integers, got {weights.dtype}")
     if can_look_at(weights):
         least, greatest = _extremes(weights)
         if not ((least >= 0 if zero_allowed else least > 0) and 0 < greatest < torch.inf):

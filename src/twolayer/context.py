@@ -56,11 +56,18 @@ PLAIN = (Tensor, Parameter)
 
 
 def at_rest(*tensors: Tensor | None) -> bool:
-    """Whether a call is an ordinary one: nothing compiles, traces or transforms it, and its tensors are plain.
+    """Whether a call is an ordinary one: nothing compiles, traces or transforms it, forward mode is off, and its
+    tensors are plain.
 
     It is the first look, and most often the only one: each of the others asks every tensor for itself.
     """
-    if torch.compiler.is_compiling() or transforms_active() or torch._C._len_torch_dispatch_stack():
+    if (
+        torch.compiler.is_compiling()
+        or is_jit_traced()
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+    ):
         return False
     # Not by all(): that takes twice as long.
     for V in tensors:  # noqa: SIM110
@@ -70,8 +77,8 @@ def at_rest(*tensors: Tensor | None) -> bool:
 
 
 def undisturbed(*tensors: Tensor | None) -> bool:
-    """Whether a call is an ordinary one, without forward mode and autocast too, of numbers that all stand in the memory
-    of the CPU one after the other.
+    """Whether a call is an ordinary one, without autocast too, of numbers that all stand in the memory of the CPU one
+    after the other. Whether :func:`is_jit_traced` is asked before.
 
     Raises:
         RuntimeError: a tensor has no memory.
@@ -115,6 +122,11 @@ def may_move(*tensors: Tensor | None) -> bool:
 def along_tangents() -> bool:
     """Whether forward mode is on."""
     return forward_ad._current_level >= 0
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward mode takes a derivative along one of the tensors."""
+    return along_tangents() and any(V is not None and forward_ad.unpack_dual(V).tangent is not None for V in tensors)
 
 
 def is_last_backward(dJ: Tensor) -> bool:
@@ -168,6 +180,14 @@ def hooks_of(module: nn.Module) -> str | None:
     return None
 
 
+def runs_otherwise(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """In words, what runs when the module is called beside what ``kind`` does, or None."""
+    for name in ("forward", "__call__"):
+        if getattr(type(module), name) is not getattr(kind, name) or name in module.__dict__:
+            return f"a {name} of its own"
+    return hooks_of(module)
+
+
 def hooks_of_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
     """In words, what an optimizer calls at each step beside the ``step`` of its class, or None."""
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
@@ -185,9 +205,14 @@ def has_hook(V: Tensor) -> bool:
 # Traces and export
 
 
+def is_jit_traced() -> bool:
+    """Whether ``torch.jit.trace`` looks on, which writes down even that a shape is asked for."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def is_traced(V: Tensor) -> bool:
     """Whether something looks on, such as a trace, for which a pass should be one operator."""
-    return type(V) not in PLAIN or torch._C._len_torch_dispatch_stack() > 0
+    return type(V) not in PLAIN or torch._C._len_torch_dispatch_stack() > 0 or is_jit_traced()
 
 
 FLOPS: dict[str, Callable[..., int]] = {}
@@ -212,7 +237,9 @@ def written_down() -> bool:
     return torch.compiler.is_dynamo_compiling() or is_exporting()
 
 
-is_exporting = torch.compiler.is_exporting  # before PyTorch 2.11, Dynamo took this for true in torch.compile too
+def is_exporting() -> bool:
+    """Whether ``torch.export`` or ``torch.jit.trace`` writes down which of PyTorch's operators are called."""
+    return torch.compiler.is_exporting() or is_jit_traced()
 
 
 def is_freed(V: Tensor) -> bool:

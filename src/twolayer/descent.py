@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from twolayer.arguments import one_of, positive_int
+from twolayer.context import has_hook
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, cpu_steps, gpu, memory
 from twolayer.names import DescentName
@@ -60,6 +62,12 @@ def gradient_descent(
     >>> costs[-1] < 0.1 < costs[0]
     tensor(True)
     """
+    if not hasattr(net, "loss_and_grads"):
+        raise TypeError(f"net must be a TwoLayerNet, got {type(net).__name__}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be called as callback(iteration, cost, gradients), got {callback!r}")
+    if not isinstance(learning_rate, Real):
+        raise TypeError(f"learning_rate must be a number, got {learning_rate!r}")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     positive_int("iterations", iterations)
@@ -72,6 +80,9 @@ def gradient_descent(
             f"net must hold its weights itself, got {sorted(others)}, which they follow from: use backward='autograd'"
         )
     if net.backward != "autograd":
+        for name, V in parameters.items():
+            if has_hook(V):
+                raise ValueError(f"{name} must have no hook, which only backward='autograd' calls")
         net.loss_and_grads(X, Y, sample_weight=sample_weight)  # raises what is to be raised
     by = descent_kernel_for(net, X, Y, callback=callback, kernel=kernel)
     costs = net.b2.new_empty(iterations, dtype=torch.promote_types(net.b2.dtype, torch.float32), requires_grad=False)

@@ -372,13 +372,20 @@ def kernel_for(
         kernel: the one that is asked for, or None for the fastest that can run.
 
     Raises:
-        ValueError: there is no such kernel, or it does not take a ``chunk_size``.
+        ValueError: there is no such kernel or activation, or the kernel does not take a ``chunk_size``, or a weight is
+            no matrix.
+        TypeError: one is no dense tensor.
         RuntimeError: it cannot run here, or not on these arguments; the message says why.
 
     >>> kernel_for(torch.ones(5, 2), torch.ones(5), torch.ones(3, 2), torch.ones(1, 3), chunk_size=2)
     'torch'
     """
     plan = arguments.plan(chunk_size, kernel)
+    arguments.one_of("activation", activation, ACTIVATIONS)
+    arguments.dense("W1", W1), arguments.dense("W2", W2)
+    if not (W1.ndim == W2.ndim == 2):
+        raise ValueError(f"W1 and W2 must be matrices, got shapes {tuple(W1.shape)} and {tuple(W2.shape)}")
+    arguments.dense("X", X), arguments.dense("Y", Y)
     parameters = Parameters(W1, W1[:, 0], W2, W2[:, 0])  # the biases are like the weights
     return choice.kernel_for(Examples(X, Y, sample_weight), parameters, Objective(activation, PAIRING), plan)
 

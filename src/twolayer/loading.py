@@ -162,7 +162,7 @@ class TensorLoader(DataLoader):
         self.steps_per_call = None if batch_sampler is not None else steps_per_call
         self.repeat = positive_int("repeat", repeat)
         self.seed = seed
-        self._start = self.served = self._ahead = 0
+        self._start = self.served = 0
         self.resumed_at: int | None = None
         self._resumed_epoch: int | None = None
         batches: dict[str, Any] = {"batch_sampler": batch_sampler}
@@ -190,9 +190,9 @@ class TensorLoader(DataLoader):
         start, self._start, self.resumed_at = self._start, 0, None
         sampler: Any = self.sampler
         if isinstance(sampler, SeededSampler | DistributedSampler):
-            if self._resumed_epoch is not None:  # Lightning counts an epoch cut short twice, once resumed
-                self._ahead, self._resumed_epoch = sampler.epoch - self._resumed_epoch, None
-            sampler.set_epoch(sampler.epoch - self._ahead)
+            if self._resumed_epoch is not None:  # Lightning counts an epoch twice in which it was resumed
+                sampler.set_epoch(self._resumed_epoch)
+                self._resumed_epoch += 1
         every, device = self.steps_per_call or 1, self.dataset.tensors[0].device
         rows = islice(self._rows(), start, None)
         while start < self.steps:
@@ -204,7 +204,7 @@ class TensorLoader(DataLoader):
             else:
                 of_block = list(islice(rows, size))
                 yield Block(self._take, of_block, device, partial(self._count, before), self.dataset.tensors)
-        self.served = self._ahead = 0
+        self.served = 0
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(sampler.epoch + 1)
 
@@ -240,7 +240,8 @@ class TensorLoader(DataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch it is, in batches, and what the epoch is made of."""
-        epoch = getattr(self.sampler, "epoch", 0)
+        between = self.served == 0 and self._resumed_epoch is not None
+        epoch = self._resumed_epoch if between else getattr(self.sampler, "epoch", 0)
         return {"served": self.served, "of": self.steps, "epoch": epoch, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -250,8 +251,9 @@ class TensorLoader(DataLoader):
             ValueError: the rest of that epoch is not to be had, since its batches were others.
         """
         start, epoch = state_dict["served"], state_dict["epoch"]
-        finished = start == state_dict["of"]
+        finished = start == state_dict["of"] or state_dict.get("finished", False)
         start *= state_dict.get("steps_per_call") or 1  # version 0.1.0 counted blocks
+        before = start if start < state_dict["of"] else self.steps
         if finished:
             start, epoch = 0, epoch + 1
         for name, here in self._layout().items() if start else ():
@@ -260,15 +262,19 @@ class TensorLoader(DataLoader):
                     f"{name} must be {state_dict[name]}, with which the checkpoint's unfinished epoch began, got {here}"
                 )
         self._start = self.served = start
-        self.resumed_at = self.steps if finished else start
+        self.resumed_at = before if finished else start
         self._resumed_epoch = epoch
         if isinstance(self.sampler, SeededSampler | DistributedSampler):
             self.sampler.set_epoch(epoch)
 
+    def begin_epoch(self) -> None:
+        """A new epoch begins. The former one may not have come to its end, as with ``limit_train_batches``."""
+        self.served = self._start
+
     def take_over(self, former: "TensorLoader") -> None:
         """Begins with the epoch, or the rest of one, with which another loader of the same rows was to begin."""
         self._start = self.served = former._start
-        self._ahead, self.resumed_at, self._resumed_epoch = former._ahead, former.resumed_at, former._resumed_epoch
+        self.resumed_at, self._resumed_epoch = former.resumed_at, former._resumed_epoch
         if isinstance(self.sampler, SeededSampler | DistributedSampler):
             self.sampler.set_epoch(former.sampler.epoch)  # type: ignore[attr-defined]
 

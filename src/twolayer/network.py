@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from twolayer import arguments, functional
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of, positive_int
-from twolayer.context import hooks_of, no_autocast, parameters_of
+from twolayer.context import no_autocast, parameters_of, runs_otherwise
 from twolayer.equations import Parameters
 from twolayer.initialization import INITIALIZATIONS, initialize
 from twolayer.kernels import plain
@@ -97,8 +97,21 @@ class TwoLayerNet(nn.Module):
             raise ValueError(f"out_features must be 1 for task 'binary', got {out_features}; 'multilabel' has several")
         dtype = arguments.dtype(dtype or torch.get_default_dtype())
         if class_weight is not None:
+            if isinstance(class_weight, Tensor) and class_weight.is_complex():
+                raise TypeError(f"class_weight must be real, got {class_weight.dtype}")
+            if (
+                isinstance(class_weight, Tensor)
+                and class_weight.is_meta
+                and torch.device(device or "cpu").type != "meta"
+            ):
+                raise ValueError(
+                    f"class_weight must hold numbers, got a meta tensor for a network on {device or 'cpu'}"
+                )
             where = None if isinstance(class_weight, Tensor) else "cpu"  # whatever the default device
-            class_weight = torch.as_tensor(class_weight, dtype=dtype, device=where)
+            try:
+                class_weight = torch.as_tensor(class_weight, dtype=dtype, device=where)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(f"class_weight must be a tensor or a list of numbers, got {class_weight!r}") from error
             arguments.class_weights(class_weight, task, self.out_features)
             self._class_weight = None if class_weight.is_meta else class_weight.tolist()
 
@@ -139,6 +152,8 @@ class TwoLayerNet(nn.Module):
         kernel = None if self.backward == "autograd" else self.kernel
         parameters = self._parameters_as_called()
         if Y is None:
+            if sample_weight is not None or reduction != "mean":
+                raise ValueError("sample_weight and reduction are of the cost: Y must be given with them, got None")
             return functional.logits(
                 X,
                 *parameters,
@@ -192,6 +207,8 @@ class TwoLayerNet(nn.Module):
 
         Arguments and errors: see :func:`twolayer.functional.cost`.
         """
+        if isinstance(logits, Tensor) and logits.shape[-1:] != (self.out_features,):
+            raise ValueError(f"logits must have shape (..., {self.out_features}), got {tuple(logits.shape)}")
         return functional.cost(
             logits,
             Y,
@@ -218,7 +235,8 @@ class TwoLayerNet(nn.Module):
         return self.cost(self(X), Y, sample_weight=sample_weight, reduction=reduction)
 
     def called_otherwise(self) -> str | None:
-        """What has a say in ``net(X)`` beside the four parameters, in words: a hook, or a ``forward`` of its own.
+        """What has a say in ``net(X)`` beside the four parameters, in words: a hook, or a ``forward`` or
+        ``__call__`` of its own.
 
         None if nothing does. Otherwise, what goes by the parameters alone is refused: :meth:`loss_and_grads`,
         :meth:`hvp`, :meth:`per_sample_grad_norms` and gradient descent by the notes' equations.
@@ -226,9 +244,7 @@ class TwoLayerNet(nn.Module):
         >>> TwoLayerNet(2, 4, 1).called_otherwise() is None
         True
         """
-        if type(self).forward is not TwoLayerNet.forward or "forward" in self.__dict__:
-            return "a forward of its own"
-        return hooks_of(self)
+        return runs_otherwise(self, TwoLayerNet)
 
     def loss_and_grads(
         self,
@@ -384,6 +400,9 @@ class TwoLayerNet(nn.Module):
     def to_sequential(self) -> nn.Sequential:
         """``nn.Sequential(Linear, activation, Linear)`` with these very parameters: what trains one trains the other.
 
+        Raises:
+            RuntimeError: the network is more than its parameters, see :meth:`called_otherwise`, or they are computed.
+
         >>> net = TwoLayerNet(2, 4, 1)
         >>> net.to_sequential()[0].weight is net.W1
         True
@@ -391,7 +410,13 @@ class TwoLayerNet(nn.Module):
         activation = ACTIVATIONS[self.activation].module()
         first = nn.Linear(self.in_features, self.hidden_features, device="meta")
         second = nn.Linear(self.hidden_features, self.out_features, device="meta")
-        first.weight, first.bias, second.weight, second.bias = self.W1, self.b1, self.W2, self.b2
+        parameters = self._current_parameters()
+        for name, V in parameters._asdict().items():
+            if not isinstance(V, nn.Parameter):
+                raise RuntimeError(
+                    f"{name} must be a parameter, got a tensor that is computed, as by a parametrization"
+                )
+        first.weight, first.bias, second.weight, second.bias = parameters  # type: ignore[assignment]
         return nn.Sequential(first, activation, second).train(self.training)
 
     @classmethod
@@ -403,6 +428,7 @@ class TwoLayerNet(nn.Module):
             options: ``task``, ``backward`` and the like, as for the constructor.
 
         Raises:
+            TypeError: it is no ``nn.Sequential``.
             ValueError: it is built otherwise, see :func:`twolayer.sequential.parts_of`; the message names the layer.
 
         >>> seq = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
@@ -422,7 +448,7 @@ class TwoLayerNet(nn.Module):
         if net.class_weight is not None:
             net.class_weight = torch.empty_like(net.class_weight, device=first.weight.device)
             net.reset_class_weight()
-        for name, V in zip(Parameters._fields, (*first.parameters(), *second.parameters()), strict=True):
+        for name, V in zip(Parameters._fields, (first.weight, first.bias, second.weight, second.bias), strict=True):
             setattr(net, name, V)
         return net.train(sequential.training)
 

@@ -41,13 +41,13 @@ class Task(NamedTuple):
     """``J`` of examples that weigh the same, in fewer operators of PyTorch's; it may be NaN where ``loss`` is not."""
 
 
-def _all_finite(V: Tensor) -> bool:
+def all_finite(V: Tensor) -> bool:
     """Whether that is known at next to no cost. What is masked for infinities takes half as long as the cost itself."""
     return can_look_at(V) and math.isfinite(V.detach().sum().item())
 
 
 def _cross_entropy_of_labels(Z2: Tensor, Y: Tensor) -> Tensor:
-    if _all_finite(Z2):
+    if all_finite(Z2):
         losses = F.binary_cross_entropy_with_logits(Z2, Y, reduction="none")
     else:
         losses = _losses_of_infinite_logits(Z2, Y)
@@ -73,7 +73,7 @@ def _softmax(Z2: Tensor) -> Tensor:
 
 def _cross_entropy_of_classes(Z2: Tensor, Y: Tensor) -> Tensor:
     log_A2 = torch.log_softmax(Z2, -1)
-    if not _all_finite(log_A2):
+    if not all_finite(log_A2):
         log_A2 = log_A2.masked_fill((Y == 0) & (log_A2 == -torch.inf), 0)  # 0 log 0 = 0, as for a masked class
     return -(Y * log_A2).sum(-1)
 
@@ -287,7 +287,9 @@ class Objective:
     def share(self, weights: Tensor | None, Z2: Tensor) -> Tensor | float:
         """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``, as ``Z2``."""
         if weights is None:
-            return 1 / len(Z2) if self.reduction == "mean" else 1.0
+            return (
+                1 / Z2.shape[0] if self.reduction == "mean" else 1.0
+            )  # not len, which torch.jit.trace takes for a constant
         return self._normalised(weights, Z2.dtype).unsqueeze(-1)
 
     def _normalised(self, weights: Tensor, dtype: torch.dtype) -> Tensor:

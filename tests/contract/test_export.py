@@ -158,3 +158,40 @@ def test_safetensors(arrives, tmp_path):
         return other
 
     arrives(through_a_file)
+
+
+class Steps(nn.Module):
+    """Cost and gradients without a graph, as a module."""
+
+    def __init__(self, net: TwoLayerNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, X: Tensor, Y: Tensor) -> tuple[Tensor, ...]:
+        J, grads = self.net.loss_and_grads(X, Y)
+        return J, *grads.values()
+
+
+@contract(
+    "Leaving Python", "`torch.jit.trace` of the forward pass, the cost, `loss_and_grads`; another batch size, saved"
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_jit_trace(example, backward, grad, dtype):
+    """In float32, the CPU kernel would write where the trace does not see it."""
+    X, Y = (V.to(dtype) if V.is_floating_point() else V for V in another_batch(example))
+    given = [V.to(dtype) if V.is_floating_point() else V for V in (example.X, example.Y)]
+    net, theirs, ours = example.net(backward=backward).to(dtype), Theirs(example).to(dtype), Ours(example, backward)
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-7  # 1 / m is a float32 there
+    with grad():
+        forward = torch.jit.trace(net, given[0])
+        cost = torch.jit.trace(ours.to(dtype), given)
+        steps = torch.jit.trace(Steps(net), given)
+        assert_equal([forward(X), through_bytes(torch.jit.save, torch.jit.load, forward)(X)], [net(X)] * 2, tolerance)
+        assert_equal([cost(X, Y), *steps(X, Y)], [theirs(X, Y), *Steps(net)(X, Y)], tolerance)
+    if grad is torch.enable_grad:
+        found, truth = (torch.autograd.grad(of(X, Y), list(of.parameters())) for of in (cost, theirs))
+        assert_equal(list(found), list(truth), tolerance)
+    with pytest.raises(RuntimeError, match="Tensor that requires grad as a constant"), grad():
+        torch.jit.trace(lambda X: net.predict(X), given[0])

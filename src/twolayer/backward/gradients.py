@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
-from twolayer.context import along_tangents, at_rest, is_last_backward, may_move, saved_for_jvp
+from twolayer.context import at_rest, is_last_backward, may_move, saved_for_jvp
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels.plain import added
@@ -40,7 +40,7 @@ def loss(
     if not moves:
         return objective.cost(choice.logits(X, Parameters(*others), objective.activation, plan), examples)
     tensors = (X, examples.Y, *others, *examples[2:])
-    if at_rest(*tensors) and not along_tangents():
+    if at_rest(*tensors):
         J: Tensor = Loss.apply_at_rest(choice.run_loss_and_grads, objective, plan, *tensors)
         return J
     return Gradients.apply(*tensors, objective, plan)[0]

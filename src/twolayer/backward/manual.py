@@ -14,7 +14,7 @@ from torch import Tensor
 from twolayer.activations import ACTIVATIONS
 from twolayer.backward import gradients
 from twolayer.backward.function import LightFunction, keep, whole_in_graphs
-from twolayer.context import along_tangents, at_rest, autocast_dtype, autocast_enabled, may_move, saved_for_jvp
+from twolayer.context import at_rest, autocast_dtype, autocast_enabled, may_move, saved_for_jvp
 from twolayer.equations import Kept, Parameters
 from twolayer.kernels import choice, plain
 from twolayer.tasks import Examples, Objective, Plan
@@ -26,10 +26,9 @@ def logits(X: Tensor, parameters: Parameters, activation: str, plan: Plan) -> Te
     if at_rest(*tensors) and not autocast_enabled(X.device):
         if not may_move(*tensors):
             return choice.forward(X, parameters, activation, plan)
-        if not along_tangents():
-            how = How(choice.forward_and_kept, choice.backward_from_kept, activation, plan)
-            Z2: Tensor = Logits.apply_at_rest(how, *tensors)
-            return Z2
+        how = How(choice.forward_and_kept, choice.backward_from_kept, activation, plan)
+        Z2: Tensor = Logits.apply_at_rest(how, *tensors)
+        return Z2
     # What autocast would do to the arguments of a matrix product: PyTorch leaves that to a Function's caller.
     Z2, _ = Network.apply(*(V.to(autocast_dtype(V)) for V in (X, *parameters)), activation)
     return Z2

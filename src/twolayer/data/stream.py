@@ -188,7 +188,7 @@ class StreamLoader:
                 )
         self.served, self.epoch = state_dict["served"], state_dict["epoch"]
         self._resumed = True
-        if self.served == len(self):
+        if self.served == len(self) or state_dict.get("finished", False):
             self.served, self.epoch = 0, self.epoch + 1
 
     def _layout(self) -> dict[str, Any]:

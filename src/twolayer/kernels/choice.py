@@ -80,7 +80,7 @@ def _torch(X: Tensor, parameters: Parameters, plan: Plan) -> tuple[ModuleType, d
 
 
 def _all_at_once(*tensors: Tensor | None) -> bool:
-    return context.written_down() or any(map(context.is_transformed, tensors))
+    return context.written_down() or any(map(context.is_transformed, tensors)) or context.has_tangent(*tensors)
 
 
 # Passes: each as a caller calls it, then what runs it where nothing looks on.
@@ -228,8 +228,11 @@ def per_sample_grad_norms(examples: Examples, parameters: Parameters, objective:
     Raises:
         RuntimeError: inside a transform or a graph.
     """
-    if context.in_graph_or_transform():
-        raise RuntimeError("per_sample_grad_norms goes in chunks, which torch.compile and torch.func do not go through")
+    if context.in_graph_or_transform() or context.is_exporting() or context.has_tangent(*examples, *parameters):
+        raise RuntimeError(
+            "per_sample_grad_norms goes in chunks, which torch.compile, torch.func, forward mode and traces do not go "
+            "through"
+        )
     if context.at_rest(*examples, *parameters) and _by_cpu(examples, parameters, objective, plan):
         return cpu.per_sample_grad_norms(*memory.readable(examples, parameters), objective)
     with context.no_autocast(examples.X.device):

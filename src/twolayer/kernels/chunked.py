@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twolayer.equations import Parameters
-from twolayer.tasks import PAIRING, Direction, Examples, Objective, summing_dtype
+from twolayer.tasks import PAIRING, Direction, Examples, Objective, all_finite, summing_dtype
 
 CACHE_BYTES = 2 << 20
 """What the buffers of a chunk may take: about the second-level cache of a CPU core."""
@@ -334,9 +334,14 @@ def per_sample_grad_norms(
         dA1 = torch.mm(dZ2, chunks.parameters.W2, out=hidden_errors[: len(dZ2)])
         dZ1 = chunks.g.times_prime(dA1, A1, dA1)
         ones = 0 if chunks.narrow else 1  # of few features, X has its one already
-        norms[rows] = _square(dZ1) * (_square(X) + ones) + _square(dZ2) * (_square(A1) + 1)
-    return norms.sqrt_()
+        of_dZ1, of_X, of_dZ2, of_A1 = (_squared_norms(V, chunks.summing) for V in (dZ1, X, dZ2, A1))
+        norms[rows] = (of_dZ1 * (of_X + ones) + of_dZ2 * (of_A1 + 1)).sqrt_()
+    return norms
 
 
-def _square(V: Tensor) -> Tensor:
-    return torch.linalg.vecdot(V, V)
+def _squared_norms(V: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each row, ``(m,)``. Squares that float32 cannot hold, its norm and the product of two norms may well."""
+    norms = torch.linalg.vector_norm(V, dim=1)
+    if not all_finite(norms):
+        norms = torch.linalg.vector_norm(V, dim=1, dtype=dtype)
+    return norms.to(dtype).square_()

@@ -123,6 +123,7 @@ class StepsInBlocks(L.LightningModule):
         """Optimiser steps of the whole fit, for a scheduler; asked for while optimizers are configured."""
         trainer = self.trainer
         self._counting = True  # the rows are asked for, and thrown away: whether they come in blocks is told later
+        there = trainer.fit_loop._combined_loader
         try:
             steps = trainer.estimated_stepping_batches
         finally:
@@ -132,7 +133,7 @@ class StepsInBlocks(L.LightningModule):
             steps = loader.steps * trainer.max_epochs  # Lightning counted blocks
             if trainer.max_steps != -1:
                 steps = min(steps, trainer.max_steps)
-        trainer.fit_loop._combined_loader = None  # the one to come takes its place from the checkpoint
+        trainer.fit_loop._combined_loader = there  # or the one to come, which takes its place from the checkpoint
         return steps
 
     def setup(self, stage: str) -> None:
@@ -146,6 +147,8 @@ class StepsInBlocks(L.LightningModule):
             counts_as_of(self.trainer.fit_loop.epoch_loop, loader.calls_before(loader.resumed_at))
 
     def on_train_epoch_start(self) -> None:
+        if (loader := self._loader()) is not None:
+            loader.begin_epoch()
         self._check_blocks(begun=True)
 
     def _check_blocks(self, begun: bool = False) -> None:
@@ -174,10 +177,13 @@ class StepsInBlocks(L.LightningModule):
             FloatingPointError: a weight is not finite.
         """
         check_weights(self.named_parameters(), self.trainer.global_step)
-        loader = self._loader()
+        loader, state = self._loader(), checkpoint["loops"]["fit_loop"]
+        if state["epoch_loop.batch_progress"]["is_last_batch"]:
+            for of_loader in state["state_dict"].get("combined_loader", ()):
+                if isinstance(of_loader, dict) and of_loader.get("served"):
+                    of_loader["finished"] = True  # it may have more batches than the trainer asks for
         if loader is not None:
             in_blocks = loader.steps_per_call is not None
-            state = checkpoint["loops"]["fit_loop"]
             say_where_it_is(state, self.trainer, loader.served if in_blocks else None, self._uncounted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
