@@ -189,10 +189,9 @@ class TensorLoader(DataLoader):
         # A generator: all this happens when the first batch is asked for, since Lightning sets the epoch after `iter`.
         start, self._start, self.resumed_at = self._start, 0, None
         sampler: Any = self.sampler
-        if isinstance(sampler, SeededSampler | DistributedSampler):
-            if self._resumed_epoch is not None:  # Lightning counts an epoch twice in which it was resumed
-                sampler.set_epoch(self._resumed_epoch)
-                self._resumed_epoch += 1
+        if self._resumed_epoch is not None and isinstance(sampler, SeededSampler | DistributedSampler):
+            sampler.set_epoch(self._resumed_epoch)  # Lightning counts an epoch twice in which it was resumed
+            self._resumed_epoch += 1
         every, device = self.steps_per_call or 1, self.dataset.tensors[0].device
         rows = islice(self._rows(), start, None)
         while start < self.steps:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from twolayer.answers import Answer, Options
 from twolayer.data.reading import read
 from twolayer.data.report import held_out, held_out_rows, rows_of
@@ -109,9 +111,11 @@ def by_the_rows(data: Any, given: Collection[str], options: Any) -> dict[str, tu
 
 def predicts_a_table(args: Sequence[str]) -> bool:
     """Whether it is ``predict`` with nothing but a checkpoint and a table, which needs no configuration."""
-    if not args or args[0] != "predict" or value_of(args, "--config") is not None:
+    if not args or args[0] != "predict" or value_of(args, "--config") is not None or value_of(args, "-c") is not None:
         return False
-    return value_of(args, "--data.path") is not None and not any(map(OF_A_CLASS.fullmatch, args))
+    of_data = [arg for arg in args if arg.startswith("--data")]
+    alone = value_of(args, "--ckpt_path") is not None and not of_data  # which is then asked for
+    return alone or (value_of(args, "--data.path") is not None and not any(map(OF_A_CLASS.fullmatch, of_data)))
 
 
 def predict(args: Sequence[str]) -> Path:
@@ -135,8 +139,9 @@ def predict(args: Sequence[str]) -> Path:
     output = checked_ending(
         Path(options.output) if options.output else run_folder(options.ckpt_path) / "predictions.csv"
     )
-    frame = read(options.path, "data.path")
-    ids = options.id or [name for name in predictor.id if name in frame.names]
+    frame = read(_listed(options.path), "data.path")
+    ids = [one for given in options.id for one in _listed(given)] if options.id else predictor.id
+    ids = [name for name in ids if options.id or name in frame.names]
     write_columns(output, prediction_columns(predictor, frame, ids))
     first = predictor.members[0].encoding
     assert first is not None
@@ -165,6 +170,16 @@ def export(args: Sequence[str]) -> Path:
     path = onnx.export(_predictor(options.ckpt_path), output)
     print(f"ONNX: {os.path.relpath(path)}")
     return path
+
+
+def _listed(given: str) -> list[str]:
+    """What an option names, as ``one`` or ``[one,another]``, which is how lists come in a fit.
+
+    >>> _listed("a.csv"), _listed("[a.csv, 'b c.csv']")
+    (['a.csv'], ['a.csv', 'b c.csv'])
+    """
+    several = yaml.safe_load(given) if given.startswith("[") and given.endswith("]") else None
+    return list(map(str, several)) if several else [given]
 
 
 def _predictor(checkpoint: str) -> Predictor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twolayer.tables.values import decimal_mark, numbers, present
+from twolayer.tables.values import decimal_mark, level, numbers, present
 
 SYNONYMS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Parts = dict[str, Tensor]
@@ -67,7 +67,7 @@ def by_groups(values: Sequence[Any], fractions: dict[str, float], seeds: dict[st
     >>> sorted(len(rows) for rows in parts.values())
     [2, 2, 4]
     """
-    names = [str(value) for value in values]
+    names = [str(None) if value is None else level(value) for value in present(values)]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     of = torch.tensor([index[name] for name in names])
     sizes = torch.bincount(of)

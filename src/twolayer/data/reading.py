@@ -7,41 +7,10 @@ from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
-from twolayer.tables.values import listed
+from twolayer.tables.frame import Frame
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
-
-
-class Frame:
-    """Columns by their names, however the table came: from files, pandas, polars, or lists in a dict.
-
-    >>> frame = Frame({"a": [1, 2], "b": ["x", "y"]})
-    >>> frame.names, len(frame), frame["b"]
-    (['a', 'b'], 2, ['x', 'y'])
-    """
-
-    def __init__(self, table: Any) -> None:
-        columns = list(table if isinstance(table, dict) else table.columns)
-        self.names = list(map(str, columns))
-        twice = [name for name, count in Counter(self.names).items() if count > 1]
-        if twice:
-            raise ValueError(f"the table must have a name for each column, got {twice[0]!r} twice")
-        self._columns = dict(zip(self.names, columns, strict=True))
-        self._table = table
-        lengths = {len(table[column]) for column in self._columns.values()}
-        if len(lengths) > 1:
-            raise ValueError(f"the columns must be of equal length, got {sorted(lengths)}")
-        self.rows = lengths.pop() if lengths else 0
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __getitem__(self, name: str) -> list[Any]:
-        if name not in self._columns:
-            raise ValueError(f"the table must have the column {name!r}, got {', '.join(map(repr, self.names))}")
-        values = self._table[self._columns[name]]
-        return listed(values)
 
 
 def read(path: Any, argument: str = "path") -> Frame:
@@ -57,7 +26,7 @@ def read(path: Any, argument: str = "path") -> Frame:
         ValueError, FileNotFoundError: the message says in one line what is wrong with which file.
         ModuleNotFoundError: polars, which reads files, is not installed.
     """
-    if isinstance(path, dict) or hasattr(path, "columns"):
+    if isinstance(path, dict) or hasattr(path, "collect") or hasattr(path, "columns"):
         frame = Frame(path)
     else:
         files = files_of(path, argument)
@@ -67,12 +36,24 @@ def read(path: Any, argument: str = "path") -> Frame:
             if set(one.columns) != set(frames[0].columns):
                 odd = sorted(set(one.columns) ^ set(frames[0].columns))[0]
                 raise ValueError(f"{argument} must be files with the same columns, but {odd!r} is not in each: {file}")
-        columns = frames[0].columns
-        whole = polars.concat([one.select(columns) for one in frames], how="vertical_relaxed")
-        frame = Frame(whole)
+        frame = Frame(_one_below_the_other(polars, frames, argument))
     if not frame.names or not len(frame):
         raise ValueError(f"{argument} must hold rows, got a table of {len(frame.names)} columns and no rows")
     return frame
+
+
+def _one_below_the_other(polars: Any, frames: list[Any], argument: str) -> Any:
+    columns = frames[0].columns
+    try:
+        return polars.concat([one.select(columns) for one in frames], how="vertical_relaxed")
+    except polars.exceptions.PolarsError as error:
+        for name in columns:
+            kinds = list(dict.fromkeys(str(one.schema[name]) for one in frames))
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"{argument} must be files with like columns, but {name!r} is {' and '.join(kinds)}"
+                ) from error
+        raise ValueError(f"{argument} must be files with like columns: {error}") from error
 
 
 def import_polars() -> Any:
@@ -101,7 +82,11 @@ def files_of(path: Any, argument: str) -> list[Path]:
     files: list[Path] = []
     for one in map(Path, path):
         if one.is_dir():
-            inside = sorted(file for file in one.iterdir() if file.suffix.lower() in (*SEPARATORS, *PARQUET))
+            there = sorted(file for file in one.iterdir() if not file.name.startswith("."))
+            inside = [file for file in there if file.suffix.lower() in (*SEPARATORS, *PARQUET)]
+            for file in there:
+                if file not in inside and {*SEPARATORS, *PARQUET} & set(map(str.lower, file.suffixes)):
+                    raise ValueError(f"{argument} must be a folder of files as they are, got {file}: unpack it")
             if not inside:
                 raise ValueError(f"{argument} must be a folder with CSV, TSV or Parquet files, got {one}")
             files += inside
@@ -122,6 +107,11 @@ def _read_file(polars: Any, file: Path, argument: str) -> Any:
             raise ValueError(f"{argument} must end with one of {known}, got {file}")
         separator, header = _checked_text(file, SEPARATORS[ending], argument)
         frame = polars.read_csv(file, separator=separator, infer_schema=False, glob=False)
+        if len(header) != frame.width:
+            raise ValueError(
+                f"{argument} must have lines that end with a line feed, got {len(header)} columns in the first one "
+                f"and {frame.width} in all: {file}"
+            )
         frame.columns = header  # polars leaves quotes in names doubled
         return _without_blank_lines(polars, frame, file, separator) if len(header) > 1 else frame
     except (polars.exceptions.PolarsError, OSError, csv.Error) as error:
@@ -147,20 +137,20 @@ def _checked_text(file: Path, usual: str, argument: str) -> tuple[str, list[str]
             lines = [*islice((line for line in opened if line.strip()), 2), ""]
     except UnicodeDecodeError as error:
         raise ValueError(f"{argument} must be in UTF-8, got byte {error.object[error.start]:#x}: {file}") from None
-    separator = usual
-    if usual not in lines[0]:
-        others = {
-            one: lines[0].count(one)
-            for one in ",;\t|"
-            if one in lines[0] and (not lines[1].strip() or lines[0].count(one) == lines[1].count(one))
-        }
-        separator = max(others, key=others.__getitem__) if others else usual
+    separator = next((one for one in (usual, *",;\t|") if _separates(one, lines)), usual)
     with file.open(encoding="utf-8-sig", newline="") as opened:
         header = next(filter(None, csv.reader(opened, delimiter=separator)), [])
-    twice = [name for name, count in Counter(name.strip() for name in header).items() if count > 1]
+    header = [name.strip() for name in header]
+    twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise ValueError(f"{argument} must have a name for each column, got {twice[0]!r} twice: {file}")
     return separator, header
+
+
+def _separates(separator: str, lines: list[str]) -> bool:
+    """Whether it parts the first two lines into as many fields, more than one; or the only one."""
+    first, second = (len(next(csv.reader([line], delimiter=separator), [])) for line in lines[:2])
+    return first > 1 and second in (0, first)
 
 
 def _without_blank_lines(polars: Any, frame: Any, file: Path, separator: str) -> Any:

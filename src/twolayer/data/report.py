@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from twolayer.data import checks
-from twolayer.data.reading import Frame
 from twolayer.data.table import Table
 from twolayer.data.tabular import TabularDataModule
+from twolayer.tables.frame import Frame
 from twolayer.tables.predictor import Predictor
 from twolayer.training.standardization import Standardize
 

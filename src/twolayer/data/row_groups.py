@@ -10,7 +10,7 @@ import numpy as np
 
 from twolayer.data.parts import named, weights_of
 from twolayer.data.reading import PARQUET, files_of, import_polars
-from twolayer.tables.values import present
+from twolayer.tables.values import level, present
 
 PARTS = ("train", "val", "test")
 MOST_DISTINCT = 2_000
@@ -57,7 +57,8 @@ class Parting:
         if self.group is None:
             return np.random.default_rng([seed, PARTS.index(part), k]).random(len(table))
         start = f"{part} {seed} "
-        return np.array([zlib.crc32((start + str(name)).encode()) / 2**32 for name in table[self.group].to_list()])
+        names = (str(None) if name is None else level(name) for name in present(table[self.group].to_list()))
+        return np.array([zlib.crc32((start + name).encode()) / 2**32 for name in names])
 
 
 class RowGroups:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from twolayer.arguments import positive_int
 from twolayer.data.parts import weights_of
-from twolayer.data.reading import Frame, read
+from twolayer.data.reading import read
 from twolayer.data.row_groups import Counted, Parting, RowGroups, count, sample_of
 from twolayer.data.stream import Batch, Stream, StreamLoader
 from twolayer.data.table import Table, check_names
 from twolayer.tables.encoding import Encoding
+from twolayer.tables.frame import Frame
 from twolayer.tables.target import Target
 
 SAMPLE = {"train": 50_000, "val": 10_000, "test": 20_000}

@@ -12,11 +12,12 @@ from torch import Tensor
 from twolayer.arguments import one_of
 from twolayer.data import parts
 from twolayer.data.leaks import leaking
-from twolayer.data.reading import Frame, read
+from twolayer.data.reading import read
 from twolayer.data.tabular import TabularDataModule
 from twolayer.tables.encoding import Encoding
+from twolayer.tables.frame import Frame
 from twolayer.tables.target import TASKS, Target
-from twolayer.tables.values import present
+from twolayer.tables.values import present, spelt_missing
 
 BATCHES_IN_AN_EPOCH = 32
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
@@ -84,23 +85,21 @@ class Table(TabularDataModule):
         self.weight, self.split, self.group, self.member = weight, split, group, member
         self.frame: Frame = self._read(path, target)
         self.path = path if isinstance(path, str) else type(path).__name__
-        self.id = [id] if isinstance(id, str) else list(id or [])
-        self.wanted = list(features or [])
+        self.id, self.wanted, dropped = map(_names, (id, features, drop))
         single = {"target": target, "weight": weight, "split": split, "group": group}
-        several = {"features": self.wanted, "drop": drop or [], "id": self.id}
+        several = {"features": self.wanted, "drop": dropped, "id": self.id}
         named = {name: [column] for name, column in single.items() if column is not None}
         check_names(named | several, self.frame.names)
-        others = {target, weight, split, group, self.split, *self.id, *(drop or [])}
+        others = {target, weight, split, group, self.split, *self.id, *dropped}
         self._names = [name for name in self.wanted or self.frame.names if name not in others]
         spelt = self.frame[target]
         labels = present(spelt)
-        missing = {one for one, label in zip(spelt, labels, strict=True) if label is None and isinstance(one, str)}
-        self._spelt_missing = sorted(repr(one) for one in missing if one.strip())
+        self._spelt_missing = spelt_missing(spelt)
         weights = [1.0] * len(labels) if weight is None else parts.weights_of(weight, self.frame[weight])
         if not any(weights):
             raise ValueError(f"weight {weight!r} must be above 0 in some row, got 0 in all")
         self.rows = [i for i, value in enumerate(labels) if value is not None and weights[i] > 0]
-        self.target = self._learn_target(target, labels, task)
+        self.target = self._learn_target(target, spelt, task)
         self.task = self.target.task
         if len(self.rows) < 3:
             raise ValueError(f"path must hold at least 3 rows with a target, got {len(self.rows)}")
@@ -233,7 +232,11 @@ class Table(TabularDataModule):
         sizes = ", ".join(f"{rows} {part}" for part, rows in self.rows_in.items())
         lines = [f"Table: {sum(self.rows_in.values())} rows ({sizes}), batches of {self.batch_size}"]
         if self.left_out:
-            spelt = f" (a missing one is spelt {', '.join(self._spelt_missing[:10])})" if self._spelt_missing else ""
+            spelt = (
+                f" (a missing one is spelt {', '.join(map(repr, self._spelt_missing[:10]))})"
+                if self._spelt_missing
+                else ""
+            )
             lines.append(f"{self.left_out} rows without a target{spelt}, or of weight 0, are left out")
         classes = f": {', '.join(self.target.classes[:10])}" if self.target.classes else ""
         more = f" and {len(self.target.classes) - 10} more" if len(self.target.classes) > 10 else ""
@@ -279,6 +282,11 @@ class Table(TabularDataModule):
             self.__dict__.pop(name, None)
         state.pop("id", None)
         super().load_state_dict(state)
+
+
+def _names(given: str | Sequence[str] | None) -> list[str]:
+    """Of columns, each once."""
+    return [given] if isinstance(given, str) else list(dict.fromkeys(given or []))
 
 
 def check_names(named: dict[str, list[str]], names: Sequence[str]) -> None:

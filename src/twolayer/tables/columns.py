@@ -15,7 +15,9 @@ from twolayer.tables import values as cells
 MOST_LEVELS = 100
 MOSTLY = 0.9
 """Share of a column that has to be numbers for the rest of it to count as missing."""
-NAMES_OF_IDENTIFIERS = re.compile(r"(?i)|id|.*[_ ]id|.*[a-z]Id|uuid|guid|index|row[_ ]?(id|number|nr|no)?|unnamed.*")
+NAMES_OF_IDENTIFIERS = re.compile(
+    r"(?i)|id|.*[_ ]id|.*[a-z]Id|uuid|guid|index|__index_level_\d+__|row[_ ]?(id|number|nr|no)?|unnamed.*"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def learn(name: str, values: Sequence[Any], wanted: bool = False) -> Column:
     missing = len(all_values) - len(found)
     if not found:
         return Column(name, "dropped", "nothing but missing values")
-    if isinstance(found[0], list | tuple | dict | set | bytes):
+    if hasattr(found[0], "__len__") and not isinstance(found[0], str):
         return Column(name, "dropped", f"values of type {type(found[0]).__name__}")
     counts = Counter(map(cells.level, found))
     if len(counts) == 1 and not missing:
@@ -127,8 +129,8 @@ def _numeric(name: str, found: list[Any], wanted: bool) -> Column | None:
     notes = ["times count as hours"] if in_hours != found else []
     if odd:
         notes.append(f"{len(odd)} values that are no finite numbers, such as {odd[0]!r}, count as missing")
-    if decimal == ",":
-        notes.append("decimal comma")
+    if any(isinstance(value, str) and "," in value for value in in_hours):
+        notes.append("decimal comma" if decimal == "," else "commas part thousands")
     if not odd and not wanted and _like_identifiers(name, numbers):
         return Column(name, "dropped", "like an identifier: whole numbers, each once; name it in features to keep it")
     return Column(name, "numeric", "; ".join(notes), decimal=decimal)
@@ -142,12 +144,14 @@ def _like_identifiers(name: str, numbers: list[float]) -> bool:
 
 
 def _date(name: str, found: list[Any]) -> Column | None:
-    formats = cells.date_formats(found)
+    formats = cells.date_formats(found, MOSTLY)
     if not formats:
         return None
-    note = f"read as {formats[0]}, which could be {formats[1]} as well" if len(formats) > 1 else ""
-    strings = any(isinstance(value, str) for value in found)
-    return Column(name, "date", note if strings else "", date_format=formats[0])
+    (form, odd), *others = formats
+    notes = [f"{len(odd)} values that are no dates, such as {odd[0]!r}, count as missing"] if odd else []
+    if others and any(isinstance(value, str) for value in found):
+        notes.append(f"read as {form}, which could be {others[0][0]} as well")
+    return Column(name, "date", "; ".join(notes), date_format=form)
 
 
 def _category(name: str, counts: Counter[str], wanted: bool) -> Column:

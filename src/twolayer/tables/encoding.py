@@ -64,9 +64,11 @@ class Features(nn.Module):
         return sum(len(V) for V in (self.mean, self.bin_of, self.indicator_of, self.level_of))
 
     def forward(self, S: Tensor) -> Tensor:
+        S = torch.where(torch.isinf(S), math.nan, S)
         numbers = S.index_select(1, self.numeric)
         numbers = torch.where(torch.isnan(numbers), self.fill, numbers)
-        standard = (numbers - self.mean) / self.std
+        largest = torch.finfo(numbers.dtype).max
+        standard = ((numbers - self.mean) / self.std).clamp(-largest, largest)
         inside = torch.minimum(torch.maximum(standard, self.low), self.high)
         standard = inside + (standard - inside).sign() * (standard - inside).abs().log1p()
         bins = (numbers.index_select(1, self.bin_of) - self.bin_start) / self.bin_width

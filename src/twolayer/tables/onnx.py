@@ -103,7 +103,8 @@ def _put_columns_before(model: Any, members: list[Member], inside: str) -> None:
         for column in member.encoding.columns:
             if column.kind == "category":
                 inputs[column.name] = TensorProto.STRING
-                codes = {text: float("nan") for text in sorted(MISSING)} | column.codes
+                spelt = {way(text) for text in MISSING for way in (str.lower, str.upper, str.capitalize)}
+                codes = {text: float("nan") for text in sorted(spelt | {"NaN", "NaT"})} | column.codes
                 raw, code = f"{inside}{column.name}_code_{k}", f"{inside}{column.name}_wide_{k}"
                 coded: dict[str, Any] = {"keys_strings": list(codes), "values_floats": list(codes.values())}
                 default: dict[str, Any] = {"default_float": float(len(column.levels))}

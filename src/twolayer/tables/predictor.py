@@ -10,8 +10,8 @@ from torch import Tensor
 from twolayer.network import TwoLayerNet
 from twolayer.sealing import first_line, read_checkpoint
 from twolayer.tables.encoding import ROWS_AT_ONCE, Encoding, Values
+from twolayer.tables.frame import Frame, is_column
 from twolayer.tables.target import Target
-from twolayer.tables.values import listed
 
 NETWORK = ("in_features", "hidden_features", "out_features", "task", "activation")
 
@@ -97,7 +97,8 @@ class Predictor:
                 there or not.
 
         Raises:
-            ValueError: a column is missing, or the task is a regression.
+            ValueError: a column is missing, or there twice, or of another length, or the task is a regression.
+        TypeError: what a dict has by a name is no column.
         """
         if self.task == "regression":
             raise ValueError("predict_proba is for classes, got a network for task 'regression': use predict")
@@ -158,30 +159,19 @@ def load(path: str | Path) -> Predictor:
 
 def _values(rows: Any, columns: Sequence[str]) -> Values:
     """What returns the values of a column, whatever the rows came as."""
-    if isinstance(rows, dict) and not any(map(_is_column, rows.values())):
+    if isinstance(rows, dict) and not any(map(is_column, rows.values())):
         rows = [rows]
     if isinstance(rows, list | tuple) and rows and all(isinstance(row, dict) for row in rows):
         rows = {name: [row[name] for row in rows] for name in columns if all(name in row for row in rows)}
-    if isinstance(rows, dict):
-        names = list(rows)
-    elif hasattr(rows, "names") or hasattr(rows, "columns"):  # a table that was read from a file, or a DataFrame
-        names = list(map(str, rows.names if hasattr(rows, "names") else rows.columns))
-    else:
+    if not (isinstance(rows, dict | Frame) or hasattr(rows, "columns")):
         shape, expected = tuple(getattr(rows, "shape", ())), f"(m, {len(columns)})"
         if len(shape) != 2 or shape[1] != len(columns):
             got = f"{type(rows).__name__} of shape {shape}"
             raise ValueError(f"rows must be a table, a dict, or an array of shape {expected}, got {got}")
-        names = list(columns)
-        rows = {name: rows[:, j] for j, name in enumerate(names)}
-    if missing := [name for name in columns if name not in names]:
+        rows = {name: rows[:, j] for j, name in enumerate(columns)}
+    frame = rows if isinstance(rows, Frame) else Frame(rows)
+    if missing := [name for name in columns if name not in frame.names]:
         column = "columns" if len(missing) > 1 else "column"
-        needed, got = (", ".join(map(repr, some)) for some in (missing, names))
+        needed, got = (", ".join(map(repr, some)) for some in (missing, frame.names))
         raise ValueError(f"the table must have the {column} {needed}, got {got}")
-    lengths = {len(rows[name]) for name in columns} if isinstance(rows, dict) else set()
-    if len(lengths) > 1:
-        raise ValueError(f"the columns must be of equal length, got {sorted(lengths)}")
-    return lambda name: listed(rows[name])
-
-
-def _is_column(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
+    return frame.__getitem__

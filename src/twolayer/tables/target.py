@@ -43,7 +43,7 @@ class Target:
         found = [value for value in cells.present(values) if value is not None]
         if not found:
             raise ValueError(f"target {name!r} must have values, but all {len(values)} are missing")
-        odd = next((value for value in found if isinstance(value, bytes | list | tuple | dict | set)), None)
+        odd = next((value for value in found if hasattr(value, "__len__") and not isinstance(value, str)), None)
         if odd is not None:
             raise ValueError(f"target {name!r} must hold text or numbers, got a value of type {type(odd).__name__}")
         decimal = cells.decimal_mark(found)
@@ -63,7 +63,9 @@ class Target:
         classes = sorted(counts, key=_by_number) if numbers is not None else sorted(counts)
         _check_spelling(name, classes, decimal)
         if len(classes) == 1:
-            raise ValueError(f"target {name!r} must have two classes or more, got {classes[0]!r} alone")
+            missing = next(iter(cells.spelt_missing(values)), None)
+            other = f"; {missing!r} counts as missing" if missing else ""
+            raise ValueError(f"target {name!r} must have two classes or more, got {classes[0]!r} alone{other}")
         if len(classes) > MOST_CLASSES or 2 * len(classes) > max(len(found), 8):
             raise ValueError(
                 f"target {name!r} must have classes with several rows each, got {len(classes)} classes in "
@@ -134,7 +136,7 @@ def _check_spelling(name: str, classes: list[str], decimal: str) -> None:
         try:
             key: str | float = cells.number(one, decimal)
         except ValueError:
-            key = " ".join(one.casefold().split())
+            key = cells.spelling(one)
         other = spelt.setdefault(key, one)
         if other != one:
             raise ValueError(f"target {name!r} must spell each class in one way, got {other!r} and {one!r}")

@@ -2,23 +2,41 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from numbers import Number
 from typing import Any
 
-MISSING = {"", "na", "n/a", "n.a.", "nan", "nat", "null", "none", "?", ".", "-", "--", "<na>", "#n/a"}
-DECORATION = re.compile(r"[\s$€£¥₹%'’]")
-THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
+MISSING = {"", "na", "n/a", "n.a.", "nan", "-nan", "nat", "null", "none", "?", ".", "-", "--", "<na>"}
+MISSING |= {"#n/a", "#value!", "#ref!", "#div/0!", "#name?", "#num!", "#null!"}
+DECORATION = re.compile(r"[\s$€£¥₹%]|(?<=\d)['’](?=\d{3}(?!\d))")
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}((,\d{3})+|(,\d{2})+,\d{3})(\.\d*)?")
+"""As ``1,234,567``, or, in India, ``12,34,567``. No such number begins with a zero."""
 DECIMAL_COMMA = re.compile(r"[-+]?\d{0,3}(\.?\d{3})*\d*,\d+")
 DECIMAL_POINT = re.compile(r"[-+]?(\d*\.(\d{1,2}|\d{4,})|0*\.\d+|\d{4,}\.\d+|\d+\.?\d*[eE][-+]?\d+)([eE][-+]?\d+)?")
 """What has one point, which does not part thousands."""
-IN_BRACKETS = re.compile(r"\((.*\d.*)\)")
+IN_BRACKETS = re.compile(r"^\((.*\d.*)\)$")
 """As accountants write negative numbers."""
 CLOCK = re.compile(r"(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d*)?))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
 CODE = re.compile(r"0\d+")
 """As postal codes have it: no number begins with a zero."""
-DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%d-%b-%Y")
-DATE_FORMATS = ("iso", *(day + time for time in ("", " %H:%M", " %H:%M:%S") for day in DAYS))
+DAYS: tuple[str, ...] = (
+    "%Y/%m/%d",
+    "%d.%m.%Y",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%d-%m-%Y",
+    "%d-%b-%Y",
+    "%d.%m.%y",
+    "%m/%d/%y",
+    "%d/%m/%y",
+)
+DAYS += ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y")
+TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+DATE_FORMATS = ("iso", *(day + time for time in TIMES for day in DAYS))
+FIRST = 20
+"""Values that show which formats of dates there can be."""
 
 
 def present(values: Sequence[Any]) -> list[Any]:
@@ -32,15 +50,33 @@ def present(values: Sequence[Any]) -> list[Any]:
         if isinstance(value, str):
             value = value.strip()
             found.append(None if value.casefold() in MISSING else value)
-        elif value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
-            found.append(None)
-        else:
-            found.append(value)
+            continue
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+            value = _plain(value).item()
+        missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+        found.append(None if missing or (isinstance(value, Number) and value != value) else value)
     return found
+
+
+def spelt_missing(values: Sequence[Any]) -> list[str]:
+    """The strings among the values, each once, that say that there is none.
+
+    >>> spelt_missing(["a", "NA", "", None, "-", "NA"])
+    ['-', 'NA']
+    """
+    return sorted({one for one in values if isinstance(one, str) and one.strip() and present([one]) == [None]})
+
+
+def _plain(values: Any) -> Any:
+    """NumPy's, with times that Python's own can hold: nanoseconds would come out as whole numbers."""
+    kind = values.dtype.kind
+    return values.astype(f"{'datetime64' if kind == 'M' else 'timedelta64'}[us]") if kind in "mM" else values
 
 
 def listed(column: Any) -> list[Any]:
     """As Python's own values: those of polars, pandas, PyTorch, NumPy and Arrow."""
+    if type(column).__module__ == "numpy":
+        column = _plain(column)
     for way in ("to_list", "tolist", "to_pylist"):
         if hasattr(column, way):
             return getattr(column, way)()
@@ -175,9 +211,17 @@ def moment(value: Any, date_format: str) -> datetime | None:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value
 
 
-def date_formats(values: Sequence[Any]) -> list[str]:
-    """The formats by which every value is a date, of :data:`DATE_FORMATS`."""
-    return [form for form in DATE_FORMATS if all(moment(value, form) for value in values)]
+def date_formats(values: Sequence[Any], mostly: float) -> list[tuple[str, list[Any]]]:
+    """The formats, of :data:`DATE_FORMATS`, by which that share of the values are dates, those by which most are; and
+    the values that are none."""
+    found = []
+    for form in DATE_FORMATS:
+        if any(moment(value, form) for value in values[:FIRST]):
+            odd = [value for value in values if moment(value, form) is None]
+            if len(odd) <= (1 - mostly) * len(values):
+                found.append((form, odd))
+    fewest = min((len(odd) for _, odd in found), default=0)
+    return [(form, odd) for form, odd in found if len(odd) == fewest]
 
 
 def date_parts(value: datetime | None) -> tuple[float, ...]:
@@ -193,6 +237,16 @@ def date_parts(value: datetime | None) -> tuple[float, ...]:
 
 
 DATE_PARTS = ("day", "month", "weekday", "hour")
+
+
+def spelling(text: str) -> str:
+    """What two spellings of one name have in common: letters of either case, however composed, and single spaces.
+
+    >>> spelling("Cafe\u0301  noir") == spelling("caf\u00e9 noir")
+    True
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(one for one in plain if unicodedata.category(one) != "Cf").split())
 
 
 def level(value: Any) -> str:

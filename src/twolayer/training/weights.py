@@ -25,7 +25,8 @@ def class_weights(given: str | Mapping[str, float], Y: Tensor, names: Sequence[s
     """
     if isinstance(given, Mapping):
         if unknown := [name for name in given if str(name) not in names]:
-            raise ValueError(f"class_weight must name classes, {', '.join(names)}, got {unknown[0]!r}")
+            quoted = ": in YAML, yes and no stand in quotes" if isinstance(unknown[0], bool) else ""
+            raise ValueError(f"class_weight must name classes, {', '.join(names)}, got {unknown[0]!r}{quoted}")
         by_name = {str(name): float(weight) for name, weight in given.items()}
         return torch.tensor([by_name.get(name, 1.0) for name in names])
     if given != "balanced":
