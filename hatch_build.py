@@ -69,7 +69,13 @@ def compiler() -> list[str]:
     found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if found is None:
         raise RuntimeError("there was no C++ compiler")
-    return shlex.split(found)
+    try:
+        command = shlex.split(found)
+    except ValueError as error:
+        raise RuntimeError(f"CXX must be a command, got {found!r}: {error}") from None
+    if not command:
+        raise RuntimeError(f"CXX must be a command, got {found!r}")
+    return command
 
 
 def compile_to(library: Path, source: Path, flags: list[str]) -> None:

@@ -82,7 +82,7 @@ WITHOUT = "import sys; sys.path.insert(0, {!r}); sys.modules.update(dict.fromkey
 EXTRA = ["lightning", "torchmetrics", "jsonargparse", "yaml", "rich", "sklearn"]  # not numpy: PyTorch warns without
 
 
-@pytest.mark.parametrize("module", ["data", "data.planar", "training", "training.module", "callbacks"])
+@pytest.mark.parametrize("module", ["data", "data.planar", "training", "training.module", "callbacks", "report"])
 def test_what_needs_an_extra_says_which(module):
     done = run(sys.executable, "-c", f"{WITHOUT.format(str(SOURCE), EXTRA)}; import twolayer.{module}")
     assert done.returncode == 1

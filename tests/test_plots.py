@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -383,6 +384,61 @@ def test_the_curves_of_gradient_descent(kind):
 def test_costs_of_which_none_is_a_number_have_no_label():
     ax = plots.learning_curves({"steps": [0.7, 0.6], "too large": [float("nan")] * 2}, ax=axes())
     assert [text.get_text() for text in ax.texts] == ["steps"]
+
+
+def test_a_number_without_a_neighbour_is_a_point():
+    nan = float("nan")
+    ax = plots.learning_curves({"one": [0.7], "gaps": [0.7, nan, 0.4, nan, 0.3, 0.2]}, ax=axes())
+    assert [(line.get_marker(), list(line.get_markevery())) for line in ax.lines] == [("o", [0]), ("o", [0, 2])]
+
+
+NAMES = ["a very long class name indeed that goes on", "another long name, not as long", "$_x^$ or $10k-$20k"]
+
+
+def drawn_within(ax):
+    """The box of all that is drawn outside of the axes too, as shares of the figure's."""
+    figure = ax.figure
+    figure.canvas.draw()
+    return figure.get_tightbbox().width / figure.get_figwidth(), ax.get_window_extent().width / figure.bbox.width
+
+
+def test_names_of_classes_are_as_they_stand_and_leave_room():
+    pytest.importorskip("sklearn")
+    X, Y = torch.randn(60, 2), torch.arange(60) % 3
+    net = TwoLayerNet(2, 4, 3, task="multiclass")
+    ax = plots.confusion_matrix(net, X, Y, class_names=NAMES, ax=axes())
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(label.get_rotation() == 45 for label in ax.get_xticklabels())
+    assert all(a.x1 < b.x1 for a, b in pairwise(boxes))
+    assert ax.get_yticklabels()[2].get_text() == r"\$_x^\$ or \$10k-\$20k"
+    ax = plots.decision_boundary(net, X, Y, class_names=NAMES, ax=axes())
+    wide, plane = drawn_within(ax)
+    assert wide < 1
+    assert plane > 0.7
+    plots.learning_curves({"lr_$1_$": [0.7, 0.5], "$": [0.7, 0.6]}, ax=ax).figure.canvas.draw()
+
+
+def test_many_classes_have_small_numbers():
+    pytest.importorskip("sklearn")
+    net = TwoLayerNet(2, 4, 30, task="multiclass")
+    ax = plots.confusion_matrix(net, torch.randn(60, 2), torch.arange(60) % 30, ax=axes())
+    assert {text.get_fontsize() for text in ax.texts} == {4.0}
+
+
+def test_one_class_is_one_class():
+    net, X = TwoLayerNet(2, 4, 1, task="multiclass"), torch.randn(60, 2)
+    ax = plots.decision_boundary(net, X, torch.zeros(60).long(), ax=axes())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["class 0"]
+    colour = torch.tensor(matplotlib.colors.to_rgb(CLASSES[0]), dtype=torch.float64)
+    assert (image(ax) - 1).sign().eq((colour - 1).sign()).all()
+
+
+def test_residuals_of_several_outputs_have_a_key():
+    pytest.importorskip("sklearn")
+    net = TwoLayerNet(2, 4, 3, task="regression")
+    ax = plots.residuals(net, torch.randn(60, 2), torch.randn(60, 3), ax=axes())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["output 0", "output 1", "output 2"]
 
 
 def test_labels_that_would_meet_stand_one_above_the_other():

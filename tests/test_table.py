@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import sys
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import twolayer
 from twolayer import cli
 from twolayer.data import Table, reading
 from twolayer.data.parts import at_random, by_groups
+from twolayer.data.report import interval
 from twolayer.tables.columns import learn
 from twolayer.tables.encoding import Encoding
 
@@ -209,6 +210,54 @@ def test_the_kind_of_a_column(case):
     assert column.kind == kind
     if kind == "dropped" or case in ("mostly numbers", "infinite"):
         assert column.note
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        (["0,844", "2,608", "1,250"], [0.844, 2.608, 1.25]),
+        (["0,500", "-0,250", "0,125"], [0.5, -0.25, 0.125]),
+        (["1,234", "5,678"], [1234, 5678]),
+        (["₹1,23,456", "₹12,34,567.5", "₹999"], [123456, 1234567.5, 999]),
+        (["1'234", "5’678’901", "7"], [1234, 5678901, 7]),
+        ([np.float32(2.5), np.int64(3), np.float64("nan"), math.nan], [2.5, 3, math.nan, math.nan]),
+        (np.array([90, 30], "timedelta64[m]").astype("timedelta64[ns]"), [1.5, 0.5]),
+    ],
+)
+def test_other_spellings_of_numbers(values, numbers):
+    column = learn("x", reading.Frame({"x": values})["x"] if isinstance(values, np.ndarray) else values)
+    assert column.kind == "numeric"
+    assert column.numbers(list(values)) == pytest.approx(numbers, nan_ok=True)
+
+
+@pytest.mark.parametrize("values", [["5'6", "5'11", "6'0"], ["(01) 23 456", "(02) 34 567"]])
+def test_what_is_no_number(values):
+    assert learn("x", values * 9).kind == "category"
+
+
+@pytest.mark.parametrize(
+    ("values", "day"),
+    [
+        (np.array(["2024-01-05", "2024-02-13"], "datetime64[ns]"), 19727),
+        (np.array(["2024-01-05", "NaT"], "datetime64[D]"), 19727),
+        ([np.datetime64("2024-01-05", "ns"), np.datetime64("2024-02-13", "ns")], 19727),
+        (["1/5/2024 6:00 AM", "2/13/2024 11:05 PM"], 19727.25),
+        (["Jan 5, 2024", "Feb 13, 2023"], 19727),
+        (["5 January 2024", "13 March 2024"], 19727),
+        (["1/5/24", "2/13/24"], 19727),
+        (["2024-01-05"] + ["2024-02-13"] * 50 + ["unknown"], 19727),
+    ],
+)
+def test_other_spellings_of_dates(values, day):
+    column = learn("when", reading.Frame({"when": values})["when"])
+    assert column.kind == "date"
+    assert ("such as 'unknown', count as missing" in column.note) == (values[-1] == "unknown")
+    assert column.numbers(list(values))[0][0] == day
+    assert learn("when", ["2024-01-05"] * 8 + ["unknown", "soon"]).kind == "category"
+
+
+def test_cells_that_are_arrays_are_no_numbers():
+    assert "type ndarray" in learn("x", [np.array([1.0, 2.0])] * 5).note
 
 
 def test_numbers_as_they_are_spelt():
@@ -455,6 +504,57 @@ def test_what_is_no_error_is_said_or_the_same():
     assert "1 rows without a target, or of weight 0, are left out" in Table(some, target="label").described()
 
 
+@pytest.mark.parametrize(
+    ("text", "names", "first"),
+    [
+        ("x, c, y\n1,a,b\n", ["x", "c", "y"], "1"),
+        ('"x, cm";c;y\n1;a;b\n', ["x, cm", "c", "y"], "1"),
+        ('x;y\n"1,5";a\n', ["x", "y"], "1,5"),
+        ("a\tb\n1,2\t3\n", ["a", "b"], "1,2"),
+        ("a|b\n1|2\n", ["a", "b"], "1"),
+        ("only\n1\n", ["only"], "1"),
+    ],
+)
+def test_what_separates_the_columns(text, names, first):
+    Path("my.csv").write_text(text)
+    frame = reading.read("my.csv")
+    assert (frame.names, frame[names[0]]) == (names, [first])
+
+
+def test_a_folder_of_files_that_are_not_all_read():
+    Path("folder").mkdir()
+    write("folder/a.csv", {"x": ["1", "2"], "y": ["a", "b"]})
+    Path("folder/._a.csv").write_bytes(b"\0")
+    Path("folder/notes.md").touch()
+    assert len(reading.read("folder")) == 2
+    Path("folder/b.csv.gz").touch()
+    with pytest.raises(ValueError, match=r"a folder of files as they are, got folder/b.csv.gz: unpack it"):
+        reading.read("folder")
+
+
+def test_files_whose_columns_are_not_alike_are_one_line():
+    Path("folder").mkdir()
+    for name, zone in (("a", None), ("b", UTC)):
+        table = polars.DataFrame({"when": [datetime(2024, 1, 1, tzinfo=zone)], "y": [1]})
+        table.write_parquet(f"folder/{name}.parquet")
+    with pytest.raises(ValueError, match=r"like columns, but 'when' is Datetime.*None.* and Datetime.*'UTC'"):
+        reading.read("folder")
+
+
+def test_frames_of_other_kinds():
+    table = people()
+    truth = Table(table, target="label").tensors[0]
+    arrow = polars.DataFrame(table).to_arrow()
+    assert_close(Table(arrow, target="label").tensors[0], truth)
+    with pytest.raises(TypeError, match=r"read already, got a LazyFrame: use collect\(\)"):
+        Table(polars.DataFrame(table).lazy(), target="label")
+    with pytest.raises(TypeError, match="column 'city' must be a list or an array of values, got 'Rome'"):
+        Table({**table, "city": "Rome"}, target="label")
+    one, twice = (Table(table, target="label", features=given) for given in ("age", ["age", "age"]))
+    assert one.in_features == twice.in_features < len(truth[0])
+    assert Table(table, target="label", drop="age").in_features < len(truth[0])
+
+
 def test_names_with_quotes_and_blank_lines():
     Path("my.csv").write_text('"the ""x""",y\n1,a\n2,\n3,b\n\n\n', newline="")
     frame = reading.read("my.csv")
@@ -574,6 +674,79 @@ def test_the_length_and_the_decay_of_a_fit_by_its_rows(rows, batch_size, epochs,
     assert (table.epochs, table.weight_decay_factor) == (epochs, decay)
 
 
+def test_spellings_of_one_class_and_of_one_group():
+    rows, x = 90, list(range(90))
+    with pytest.raises(ValueError, match="must spell each class in one way"):
+        Table({"x": x, "y": ["caf\u00e9", "cafe\u0301", "tea"] * 30}, target="y")
+    with pytest.raises(ValueError, match=r"got '\+' alone; '-' counts as missing"):
+        Table({"x": x, "y": ["+", "-"] * 45}, target="y")
+    groups = [1, 1.0, "1", "1 ", 2, 3, 4, 5, 6] * 10
+    parts = Table({"x": x, "y": ["a", "b", "c"] * 30, "g": groups}, target="y", group="g").splits
+    (of_one,) = [part for part, found in parts.items() if any(groups[i] == 1 for i in found.tolist())]
+    assert all(str(groups[i]).strip(".0 ") != "1" for part in parts if part != of_one for i in parts[part].tolist())
+    assert sum(map(len, parts.values())) == rows
+
+
+def test_numbers_beyond_all_numbers_have_an_answer():
+    """1e308 is one; infinities are missing, in tensors too, as ONNX has them."""
+    write("my.csv", {"x": [str(i / 100) for i in range(240)], "y": ["a" if i < 120 else "b" for i in range(240)]})
+    fit("--data.path=my.csv", "--data.target=y", "--trainer.max_epochs=3")
+    predictor = twolayer.load("runs/my/version_0/checkpoints/best.ckpt")
+    P = predictor.predict_proba({"x": [1e308, -1e308, math.inf, None, 2.4]})
+    assert P.isfinite().all()
+    assert P[0, 1] > P[4, 1] > P[1, 1]
+    assert torch.equal(P[2], P[3])
+    features = predictor.members[0].encoding.features
+    assert torch.equal(*features(torch.tensor([[math.inf], [math.nan]], dtype=torch.float64)))
+
+
+def test_a_predictor_takes_what_fits():
+    table = people()
+    table = {"names": [str(i % 7) for i in range(ROWS)], **table}
+    write("my.csv", table)
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    predictor = twolayer.load("runs/my/version_0/checkpoints/best.ckpt")
+    truth = predictor.predict_proba(table)
+    assert torch.equal(predictor.predict_proba(polars.DataFrame(table).to_arrow()), truth)
+
+    class Named:
+        """As a DataFrame of pandas that has a column called names, and one called 0, by number."""
+
+        columns = (*table, 0)
+        names = table["names"]
+
+        def __getitem__(self, name):
+            return table["age"] if name == 0 else table[name]
+
+    assert torch.equal(predictor.predict_proba(Named()), truth)
+    with pytest.raises(TypeError, match="column 'age' must be a list or an array of values, got '31'"):
+        predictor.predict({**table, "age": "31"})
+
+
+def test_predict_takes_lists_and_asks_for_its_table(capsys):
+    write("my.csv", people())
+    fit("--data.path=my.csv", "--data.target=label", "--trainer.max_epochs=1")
+    best = "runs/my/version_0/checkpoints/best.ckpt"
+    cli.main(["predict", "--ckpt_path", best, "--data.path=[my.csv, my.csv]", "--data.id=[id,label]"])
+    assert f"{2 * ROWS} predictions" in capsys.readouterr().out
+    header = Path("runs/my/version_0/predictions.csv").read_text().splitlines()[0]
+    assert header.startswith("id,label,")
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--ckpt_path", best])
+    assert "required: --data.path" in capsys.readouterr().err
+
+
+def test_the_interval_of_an_error_of_few_rows():
+    """Squares of which one is large: a normal interval of their mean would begin below zero."""
+    found, Y = torch.zeros(30, 1), torch.tensor([1.0] * 29 + [20.0])[:, None]
+    rmse, low, high = interval(found, Y)
+    assert rmse == pytest.approx(((29 + 400) / 30) ** 0.5)
+    spread = torch.tensor([1.0] * 29 + [400.0]).double().std(correction=0).item()
+    assert high - rmse == pytest.approx(1.96 * spread / 30**0.5 / (2 * rmse), rel=1e-3)
+    assert 0 < low == pytest.approx(2 * rmse - high)
+    assert interval(Y, Y) == (0, 0, 0)
+
+
 def test_how_a_missing_target_is_spelt_is_said():
     """It may have been meant as a class."""
     table = people()
@@ -672,7 +845,7 @@ def test_onnx_takes_columns_of_any_name():
     best = "runs/my/version_0/checkpoints/best.ckpt"
     cli.main(["export", "--ckpt_path", best])
     session = onnxruntime.InferenceSession("runs/my/version_0/model.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, columns)
+    (found,) = session.run(None, {name.strip(): values for name, values in columns.items()})
     assert_close(torch.from_numpy(found).double(), twolayer.load(best).predict_proba(columns), rtol=1e-4, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 from twolayer.extras import missing
@@ -9,6 +10,9 @@ from twolayer.extras import missing
 
 def main() -> Any:
     """As :func:`twolayer.cli.main`, with the arguments of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a table's "…" is not worth a run where the output is no Unicode
+            stream.reconfigure(errors="replace")
     collecting = gc.isenabled()
     gc.disable()  # what comes is to stay, and looking through it again and again was a tenth of the start
     try:

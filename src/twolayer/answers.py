@@ -11,9 +11,14 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-import lightning as L
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from twolayer.extras import missing
+
+try:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+except ModuleNotFoundError as error:
+    raise missing(error) from None
 
 Result = TypeVar("Result", covariant=True)
 

@@ -85,7 +85,7 @@ def truth(task: str, Y: Tensor) -> Tensor:
 
 
 def interval(found: Tensor, Y: Tensor, weights: Tensor | None = None) -> tuple[float, float, float]:
-    """Accuracy with Wilson's interval, or RMSE with that of a normal mean of squares.
+    """Accuracy with Wilson's interval, or RMSE with that of its normal approximation (the delta method).
 
     Args:
         found: answers, see :func:`answers`. Of several labels, all must be right.
@@ -108,8 +108,9 @@ def interval(found: Tensor, Y: Tensor, weights: Tensor | None = None) -> tuple[f
         half = Z95 / (1 + Z95**2 / m) * math.sqrt(mean * (1 - mean) / m + Z95**2 / (4 * m * m))
         return mean, max(0.0, centre - half), min(1.0, centre + half)
     spread = ((weights * (each - mean).square()).sum() / weights.sum()).sqrt().item()
-    half = Z95 * spread / math.sqrt(m)
-    return math.sqrt(mean), math.sqrt(max(0.0, mean - half)), math.sqrt(mean + half)
+    rmse = math.sqrt(mean)
+    half = Z95 * spread / math.sqrt(m) / (2 * rmse) if rmse else 0.0
+    return rmse, max(0.0, rmse - half), rmse + half
 
 
 def confusion(classes: list[str], found: Tensor, Y: Tensor) -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from torch import Tensor
+from torch.nn import functional as F
 
 from twolayer.plots import given
 from twolayer.plots.style import CLASSES, MARKERS, given_or_new
@@ -19,6 +20,10 @@ SHADE = 0.45
 
 LEVELS = 32
 """Of shade: as many as one sees, and small in a file."""
+
+
+IN_A_ROW = 56
+"""Letters in a row of the key, as many as the plane is wide."""
 
 
 def decision_boundary(
@@ -56,10 +61,10 @@ def decision_boundary(
     x1, x2 = (_range(column) for column in X.T)
     grid = torch.cartesian_prod(x2, x1).flip(1)  # row by row, from below
     P = given.predictions(net, grid).reshape(POINTS, POINTS, -1)
-    P = torch.cat([1 - P, P], -1) if classes == 2 and P.shape[-1] == 1 else P
+    P = torch.cat([1 - P, P], -1) if inner.task == "binary" else P
     extent = (x1[0].item(), x1[-1].item(), x2[0].item(), x2[-1].item())
     ax.imshow(_shade(P), origin="lower", extent=extent, aspect="auto", interpolation="none")
-    for k in range(classes if classes > 2 else 1):
+    for k in range(classes if classes > 2 else classes - 1):
         others = torch.cat([P[..., :k], P[..., k + 1 :]], -1).amax(-1)
         ahead = P[..., k] - others
         if ahead.min() < 0 < ahead.max():
@@ -71,7 +76,8 @@ def decision_boundary(
             points[:, 0], points[:, 1], s=22, color=color, marker=marker, edgecolors="white", linewidths=0.6, label=name
         )
     ax.set(xlabel="$x_1$", ylabel="$x_2$", xlim=extent[:2], ylim=extent[2:])
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0, handletextpad=0.1)
+    columns = max(1, min(4, IN_A_ROW // (max(map(len, names)) + 4)))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0, handletextpad=0.1)
     return ax
 
 
@@ -84,6 +90,6 @@ def _range(column: Tensor) -> Tensor:
 def _shade(P: Tensor) -> np.ndarray:
     """Red, green and blue of each point of the grid: white, and as much of the likeliest class's colour as it leads."""
     colors = torch.tensor([to_rgb(CLASSES[k % len(CLASSES)]) for k in range(P.shape[-1])], dtype=P.dtype)
-    first, second = P.topk(2, -1)[0].unbind(-1)
+    first, second = (P if P.shape[-1] > 1 else F.pad(P, (0, 1))).topk(2, -1)[0].unbind(-1)
     strength = SHADE * ((first - second) * LEVELS).round().unsqueeze(-1) / LEVELS
     return (1 - strength * (1 - colors[P.argmax(-1)])).numpy()

@@ -1,6 +1,7 @@
 """How cost and metrics went, of one run or of several: ``learning_curves``."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from twolayer.plots.style import SERIES, given_or_new, label_ends, whole_numbers
+from twolayer.plots.style import SERIES, given_or_new, label_ends, literal, whole_numbers
 
 WORDS = {"val": "validation", "train": "training"}
 """What is measured again and again in a run."""
@@ -49,7 +50,8 @@ def learning_curves(runs: Any, *, metric: str = "loss", against: str = "epoch", 
         for j, (stage, curve) in enumerate(curves.items()):
             color = SERIES[(j if one else i) % len(SERIES)]
             label = WORDS[stage] if one and stage != COST else name
-            (line,) = ax.plot(*curve, LINES.get(stage, "-"), color=color, label=label, lw=1.8)
+            (line,) = ax.plot(*curve, LINES.get(stage, "-"), color=color, label=literal(label), lw=1.8)
+            line.set(marker="o", ms=4, markevery=_alone(curve[1]))
             lines += [line] if one or stage == next(iter(curves)) else []
     stages = {stage for curves in found.values() for stage in curves}
     dashed = "" if one or stages <= {COST, "val"} else ", dashed: training"
@@ -60,6 +62,16 @@ def learning_curves(runs: Any, *, metric: str = "loss", against: str = "epoch", 
     whole_numbers(ax.xaxis)
     label_ends(ax, lines)
     return ax
+
+
+def _alone(values: list[float]) -> list[int]:
+    """Where a number has no neighbour to which a line could be drawn.
+
+    >>> _alone([1.0, math.nan, 0.5, 0.4]), _alone([0.7])
+    ([0], [0])
+    """
+    there = [False, *map(math.isfinite, values), False]
+    return [i - 1 for i in range(1, len(there) - 1) if there[i] and not (there[i - 1] or there[i + 1])]
 
 
 def _named(runs: Any) -> dict[str, Any]:

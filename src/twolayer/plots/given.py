@@ -12,6 +12,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of
 from twolayer.kernels.plain import Trace
 from twolayer.network import TwoLayerNet
+from twolayer.plots.style import literal
 from twolayer.tasks import Examples
 
 
@@ -114,8 +115,9 @@ def names(net: Any, class_names: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: they are not as many.
     """
-    classes = max(2, network(net).out_features)
-    found = list(map(str, range(classes) if class_names is None else class_names))
+    inner = network(net)
+    classes = 2 if inner.task == "binary" else inner.out_features
+    found = [literal(str(name)) for name in (range(classes) if class_names is None else class_names)]
     if len(found) != classes:
         raise ValueError(f"class_names must be {classes} names, got {len(found)}")
     return found

@@ -15,6 +15,11 @@ from twolayer.extras import missing
 from twolayer.plots import given
 from twolayer.plots.style import AMOUNT, GREY, MARKERS, SERIES, given_or_new
 
+LONGEST = 24
+"""Letters of a name beside a row."""
+BESIDE_EACH_OTHER = 40
+"""Letters that the classes' names may have together to stand upright below their columns."""
+
 
 def confusion_matrix(
     net: Any, X: Any, Y: Any, *, class_names: Sequence[str] | None = None, ax: Axes | None = None
@@ -40,11 +45,15 @@ def confusion_matrix(
     inner, P = given.network(net, "binary", "multiclass"), given.predictions(net, X)
     Y, names = given.labels(net, Y, len(P)), given.names(net, class_names)
     A = P.argmax(1) if inner.task == "multiclass" else P[:, 0].gt(0.5).long()
-    n = len(names)
+    n, names = len(names), [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
     counts = torch.bincount(n * Y + A, minlength=n * n).reshape(n, n)
     ax = given_or_new(ax)
     display = _scikit_learn("metrics").ConfusionMatrixDisplay(counts.numpy(), display_labels=names)
-    display.plot(ax=ax, colorbar=False, cmap=AMOUNT)
+    size = min(10.0, 120 / n)
+    display.plot(ax=ax, colorbar=False, cmap=AMOUNT, text_kw={"fontsize": size})
+    ax.tick_params(labelsize=size)
+    if n * max(map(len, names)) > BESIDE_EACH_OTHER:
+        ax.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted class", ylabel="true class")
     return ax
@@ -125,6 +134,8 @@ def residuals(net: Any, X: Any, Y: Any, *, ax: Axes | None = None) -> Axes:
         }
         display.plot(ax, kind="residual_vs_predicted", scatter_kwargs=points, line_kwargs={"color": GREY, "ls": "--"})
     ax.set(xlabel="prediction", ylabel="target − prediction")
+    if A2.shape[1] > 1:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0, handletextpad=0.1)
     return ax
 
 

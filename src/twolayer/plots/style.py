@@ -1,5 +1,6 @@
 """What a colour means, and how lines, ticks and axes look, in every picture."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,15 @@ def given_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 4.0)) -> Axe
     if not isinstance(ax, Axes):
         raise TypeError(f"ax must be matplotlib Axes, got {type(ax).__name__}")
     return ax
+
+
+def literal(text: str) -> str:
+    """As it stands: matplotlib takes what is between dollar signs for mathematics.
+
+    >>> literal("$10k-$20k") == literal(literal("$10k-$20k")) == r"\\$10k-\\$20k"
+    True
+    """
+    return re.sub(r"(?<!\\)\$", r"\\$", text)
 
 
 def whole_numbers(*axes: Axis) -> None:

@@ -14,6 +14,8 @@ from twolayer.tables.values import DATE_PARTS
 BINS = 16
 ROOM = 0.5
 """How far beyond the training rows' range a number counts as it stands, as a share of that range."""
+FARTHEST = 1e30
+"""Standard deviations that count: of the difference of two numbers, float64 may have none."""
 ROWS_AT_ONCE = 16_384
 
 Values = Callable[[str], Sequence[Any]]
@@ -67,8 +69,7 @@ class Features(nn.Module):
         S = torch.where(torch.isinf(S), math.nan, S)
         numbers = S.index_select(1, self.numeric)
         numbers = torch.where(torch.isnan(numbers), self.fill, numbers)
-        largest = torch.finfo(numbers.dtype).max
-        standard = ((numbers - self.mean) / self.std).clamp(-largest, largest)
+        standard = ((numbers - self.mean) / self.std).clamp(-FARTHEST, FARTHEST)
         inside = torch.minimum(torch.maximum(standard, self.low), self.high)
         standard = inside + (standard - inside).sign() * (standard - inside).abs().log1p()
         bins = (numbers.index_select(1, self.bin_of) - self.bin_start) / self.bin_width

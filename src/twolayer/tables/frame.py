@@ -23,7 +23,7 @@ class Frame:
             raise TypeError(f"the table must be read already, got a {type(table).__name__}: use collect()")
         arrow = hasattr(table, "column_names")
         columns = list(table if isinstance(table, dict) else table.column_names if arrow else table.columns)
-        self.names = list(map(str, columns))
+        self.names = [str(name).strip() for name in columns]
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise ValueError(f"the table must have a name for each column, got {twice[0]!r} twice")
