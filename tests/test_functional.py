@@ -395,6 +395,19 @@ def test_what_an_infinite_logit_costs(task, logits, Y, J, dZ2, backward, reducti
         torch.testing.assert_close(grad, truth / divisor)
 
 
+@backwards
+@tasks
+def test_a_logit_that_is_no_number_is_shown(task, backward):
+    """In the cost, and in its own derivative."""
+    n_y = 1 if task == "binary" else 3
+    Z2 = torch.full((2, n_y), 0.5, dtype=torch.float64)
+    Z2[0, 0] = torch.nan
+    Y = torch.tensor([[1.0, 0.0, 0.0][:n_y]] * 2, dtype=torch.float64)
+    J = functional.cost(Z2.requires_grad_(), Y, task=task, backward=backward)
+    assert J.isnan()
+    assert torch.autograd.grad(J, Z2)[0][0, 0].isnan()
+
+
 @pytest.mark.parametrize("lead", [(), (3,), (2, 4), (2, 1, 3)])
 @backwards
 @tasks

@@ -157,13 +157,14 @@ def test_no_bit_of_the_list_can_be_flipped_unseen(folder):
     """Where the list is still taken, its names are the same; a checksum that is not fits no library."""
     path = folder / "libraries.json"
     content = path.read_bytes()
+    built, _ = library._built(folder.parent)  # among them, levels that this processor may not have
     for bit in range(8 * len(content)):
         path.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
         try:
             levels, libraries = library._built(folder.parent)
         except RuntimeError:
             continue
-        assert levels == KERNEL.levels
+        assert levels == built
         assert {*libraries} == {"level", *levels}
 
 

@@ -114,7 +114,7 @@ def test_per_sample_norms_are_those_of_the_single_gradients(activation, task, de
         assert_equal([net.per_sample_grad_norms(p.X, p.Y, chunk_size=4)], [found])
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e11, 1e18])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e11, 1e16])
 @pytest.mark.parametrize("kernel", ["in operators", "any"])
 @pytest.mark.parametrize("n_x", [5, 130])
 def test_norms_whose_squares_float32_cannot_hold(kernel, n_x, scale):

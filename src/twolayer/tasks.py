@@ -58,7 +58,8 @@ def _losses_of_infinite_logits(Z2: Tensor, Y: Tensor) -> Tensor:
     """Nothing on the side of the label, and infinite otherwise. PyTorch's formula has 0 · ∞ for either."""
     infinite, right = Z2.isinf(), (Z2 > 0) == Y
     largest = torch.finfo(Z2.dtype).max
-    losses = F.binary_cross_entropy_with_logits(Z2.clamp(-largest, largest), Y, reduction="none")
+    finite = torch.where(infinite, Z2.clamp(-largest, largest), Z2)  # a NaN, whose clamp has no derivative, stays
+    losses = F.binary_cross_entropy_with_logits(finite, Y, reduction="none")
     wrong = infinite & ~right
     return torch.where(wrong, torch.where(Z2 > 0, 1 - Y, -Y) * Z2.masked_fill(~wrong, 0), losses)
 
