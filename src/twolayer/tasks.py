@@ -288,9 +288,8 @@ class Objective:
     def share(self, weights: Tensor | None, Z2: Tensor) -> Tensor | float:
         """What the loss of each example is multiplied by in ``J``: the same for all, or ``(m, 1)``, as ``Z2``."""
         if weights is None:
-            return (
-                1 / Z2.shape[0] if self.reduction == "mean" else 1.0
-            )  # not len, which torch.jit.trace takes for a constant
+            # Not len, which torch.jit.trace takes for a constant.
+            return 1 / Z2.shape[0] if self.reduction == "mean" else 1.0
         return self._normalised(weights, Z2.dtype).unsqueeze(-1)
 
     def _normalised(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
