@@ -291,6 +291,19 @@ def test_a_run_that_is_resumed_within_an_epoch_ends_with_the_same_weights():
         assert torch.equal(V, W), name
 
 
+@pytest.mark.filterwarnings("ignore:.ModelCheckpoint.monitor='val_loss'.. could not find:UserWarning")
+def test_a_run_that_is_resumed_between_epochs_that_are_cut_short_ends_with_the_same_weights():
+    """What the trainer leaves of an epoch is not what comes next."""
+    path = folder()
+    options = ("--data.buffer_rows=100", "--model.lr_scheduler=null", "--trainer.limit_train_batches=5")
+    whole = fit(path, "--trainer.max_steps=20", *options)
+    fit(path, "--trainer.max_steps=10", *options)
+    last = "runs/rows/version_1/checkpoints/last.ckpt"
+    resumed = fit(path, "--trainer.max_steps=20", "--ckpt_path", last, *options)
+    for (name, V), W in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(V, W), name
+
+
 def test_the_area_under_the_curve_in_constant_memory_is_that_of_all_rows():
     from sklearn.metrics import roc_auc_score
 

@@ -127,6 +127,20 @@ def test_norms_whose_squares_float32_cannot_hold(kernel, n_x, scale):
     assert_equal([found], [truth], 1e-5)
 
 
+def test_norms_of_numbers_whose_squares_float32_cannot_hold():
+    """Inputs of 1e20, and weights above them of 1e-20, in operators. The CPU kernel has infinity there."""
+    p = problem("relu", "regression", m=13)
+    net, net32 = p.net(), p.net().float()
+    with torch.no_grad():
+        net.W2 *= 1e-20
+        net32.W2 *= 1e-20
+    X = (p.X * 1e20).float()
+    truth = net.per_sample_grad_norms(X.double(), p.Y)
+    assert 1e19 < truth.amax() < 1e30
+    found = net32.per_sample_grad_norms(X, p.Y.float(), chunk_size=4)
+    assert_equal([found], [truth], 1e-5)
+
+
 def test_norms_and_gradients_in_forward_mode():
     """Norms have no derivative there, and say so; gradients move as the Hessian says."""
     p = problem("tanh", "regression", m=13)
