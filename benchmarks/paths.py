@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from twolayer import functional, shortcut
 from twolayer.backward.gradients import Loss
-from twolayer.backward.manual import How, Logits
+from twolayer.backward.kept import How, Logits
 from twolayer.equations import Parameters
 from twolayer.functional import cpu_level
 from twolayer.kernels import cpu

@@ -80,6 +80,15 @@ def test_imports_point_downwards():
                 assert height[below] < height[room], f"{module} imports {imported}"
 
 
+def test_no_chain_of_imports_is_long():
+    """From a module to what it needs, and so on: whoever follows a call goes through no more files than that."""
+    length = {}
+    for module in TopologicalSorter({module: own(module) for module in MODULES}).static_order():
+        needed = MODULES.keys() & set(imports(module, everywhere=False))
+        length[module] = 1 + max((length[name] for name in needed - {module}), default=0)
+    assert max(length.values()) <= 11
+
+
 def test_private_names_of_pytorch_stand_in_one_file():
     private = re.compile(r"torch\._\w+|(?:forward_ad|_functorch|autograd)\._\w+")
     found = {module for module, path in MODULES.items() if private.search(path.read_text(encoding="utf-8"))}

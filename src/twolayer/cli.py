@@ -27,6 +27,7 @@ from twolayer.data import Table
 from twolayer.data.writing import write_predictions
 from twolayer.extras import missing
 from twolayer.limits import check_environment, check_limits, check_optimizer
+from twolayer.network import TwoLayerNet
 from twolayer.parsing import BESIDE, Parser
 from twolayer.resuming import ResumedOptions, SaveFitConfig
 from twolayer.sealing import read_checkpoint
@@ -129,7 +130,7 @@ class TwoLayerCLI(LightningCLI):
             what = "a folder" if Path(config.ckpt_path).is_dir() else "no such file"
             raise Answer(f"--ckpt_path must be a file of this machine, or last, got {config.ckpt_path}: {what}")
         checkpoint = read_checkpoint(config.ckpt_path, map_location="cpu")
-        self.saved = network_options(checkpoint, config.ckpt_path)
+        self.saved = network_options(checkpoint, config.ckpt_path, TwoLayerNet)
         self.resumed_at = checkpoint.get("global_step")
         for name, value in self.saved.items():
             if name in config.model and config.model[name] != value:

@@ -22,12 +22,15 @@ g             hidden activation, see :mod:`twolayer.activations`
 =====  =====  ===============================
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import linear
 
-from twolayer.activations import Activation
+if TYPE_CHECKING:
+    from twolayer.activations import Activation
 
 
 class Parameters(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twolayer import arguments
 from twolayer.backward.gradients import Loss
-from twolayer.backward.manual import How, Logits
+from twolayer.backward.kept import How, Logits
 from twolayer.equations import Parameters
 from twolayer.kernels import choice, cpu
 from twolayer.tasks import Examples, Objective, Plan

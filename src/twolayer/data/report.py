@@ -1,8 +1,10 @@
 """How good a trained network is on held-out rows, beside what is simpler: ``held_out``."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from twolayer.data import checks
 from twolayer.data.table import Table
 from twolayer.data.tabular import TabularDataModule
 from twolayer.tables.frame import Frame
-from twolayer.tables.predictor import Predictor
 from twolayer.training.standardization import Standardize
+
+if TYPE_CHECKING:
+    from twolayer.tables.predictor import Predictor
 
 Z95 = 1.959964
 MOST_ROWS = 20_000

@@ -1,15 +1,19 @@
 """Predictions as a file of columns: ``write_columns``, and ``write_predictions`` for what has no table."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from twolayer.data.reading import import_polars
 from twolayer.files import written_whole
-from twolayer.tables.predictor import Predictor
+
+if TYPE_CHECKING:
+    from twolayer.tables.predictor import Predictor
 
 ENDINGS = (".csv", ".parquet")
 

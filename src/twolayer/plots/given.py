@@ -1,7 +1,9 @@
 """What a picture is given, as the network takes it: a network or a trained model, tensors or arrays."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,24 +13,34 @@ from twolayer import arguments, equations
 from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import one_of
 from twolayer.kernels.plain import Trace
-from twolayer.network import TwoLayerNet
 from twolayer.plots.style import literal
 from twolayer.tasks import Examples
 
+if TYPE_CHECKING:
+    from twolayer.network import TwoLayerNet
+
+
+ASKED = ("predict", "trace", "task", "activation", "out_features", "W1", "b1")
+"""What a picture wants of a network."""
+
 
 def network(net: Any, *tasks: str) -> TwoLayerNet:
-    """The network itself, or that of a trained model.
+    """The network itself, or that of a trained model; either is known by what it can be asked.
 
     Raises:
         TypeError: it is neither.
         ValueError: its task is none of ``tasks``, if there are any.
     """
-    found = net if isinstance(net, TwoLayerNet) else getattr(net, "net", None)
-    if not isinstance(found, TwoLayerNet):
+    found: Any = net if _answers(net) else getattr(net, "net", None)
+    if not _answers(found):
         raise TypeError(f"net must be a TwoLayerNet or a LitTwoLayer, got {type(net).__name__}")
     if tasks:
         one_of("task of net", found.task, tasks)
     return found
+
+
+def _answers(net: Any) -> bool:
+    return all(hasattr(net, name) for name in ASKED)
 
 
 def rows(net: Any, X: Any) -> Tensor:
@@ -70,7 +82,7 @@ def predictions(net: Any, X: Any) -> Tensor:
         ValueError: not all are finite.
     """
     X = rows(net, X)
-    return _finite("A2", net.predict(X) if isinstance(net, TwoLayerNet) else net(X))
+    return _finite("A2", net.predict(X) if net is network(net) else net(X))
 
 
 def _finite(what: str, V: Tensor) -> Tensor:
@@ -129,7 +141,7 @@ def trace(net: Any, X: Any, Y: Any) -> tuple[Tensor, Trace]:
     In float64, on the CPU.
     """
     X, Y = rows(net, X), targets(net, Y)
-    if not isinstance(net, TwoLayerNet):
+    if net is not network(net):
         X, Y, _ = net.prepared(X, Y)
     found = network(net).trace(X, Y)._asdict()
     return X.cpu().double(), Trace(**{name: _finite(name, V) for name, V in found.items()})
@@ -139,6 +151,6 @@ def trace(net: Any, X: Any, Y: Any) -> tuple[Tensor, Trace]:
 def hidden_outputs(net: Any, X: Any) -> Tensor:
     """``A1``, ``(m, n_h)``, of raw rows, on the CPU."""
     X, inner = rows(net, X), network(net)
-    if not isinstance(net, TwoLayerNet):
+    if net is not inner:
         X = net.standardize_inputs(X)
     return _finite("A1", equations.A1(equations.Z1(X, inner.W1, inner.b1), ACTIVATIONS[inner.activation]))

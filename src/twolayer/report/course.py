@@ -1,11 +1,17 @@
 """How the cost went, from the run's ``metrics.csv``."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from twolayer import plots
 from twolayer.plots.curves import WORDS, Curves, logged
 from twolayer.report import page
 from twolayer.report.drawing import drawn
-from twolayer.report.run import Run
 from twolayer.report.wording import number
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Run
 
 
 def section(run: Run) -> str:

@@ -1,13 +1,19 @@
 """What is inside: the hidden units, and what flows back through them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from twolayer import plots
 from twolayer.plots.given import hidden_outputs, trace
 from twolayer.plots.hidden import one_kind_each
 from twolayer.report import page
 from twolayer.report.drawing import drawn
-from twolayer.report.run import Rows, Run
 from twolayer.report.wording import counted, number, percent
 from twolayer.units import unit_faults
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Rows, Run
 
 EXAMPLES = 200
 """Rows that are shown number by number, at most."""

@@ -1,6 +1,8 @@
 """The plane of two features, and what is answered in it."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -12,8 +14,10 @@ from twolayer.network import TwoLayerNet
 from twolayer.report import page
 from twolayer.report.asked import Asked
 from twolayer.report.drawing import drawn
-from twolayer.report.run import PARTS, Rows, Run
-from twolayer.report.wording import counted, in_a_picture, percent
+from twolayer.report.wording import PARTS, counted, in_a_picture, percent
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Rows, Run
 
 
 class Plane(NamedTuple):

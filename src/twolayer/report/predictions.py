@@ -1,6 +1,9 @@
 """What the network answers, beside what is true: confusion matrix and calibration, or residuals."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,8 +13,10 @@ from twolayer.data.report import answers, truth
 from twolayer.report import page
 from twolayer.report.asked import Asked
 from twolayer.report.drawing import drawn
-from twolayer.report.run import PARTS, Rows, Run
-from twolayer.report.wording import counted, in_a_picture, number, percent
+from twolayer.report.wording import PARTS, counted, in_a_picture, number, percent
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Rows, Run
 
 MOST_CLASSES = 30
 """Beyond, the numbers in a confusion matrix cannot be read."""

@@ -1,6 +1,9 @@
 """Which rows pull most at the weights: the norms of single examples' gradients."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
@@ -10,8 +13,10 @@ from twolayer.data.table import Table
 from twolayer.plots.style import SERIES
 from twolayer.report import page
 from twolayer.report.drawing import drawn
-from twolayer.report.run import Rows, Run
 from twolayer.report.wording import counted, number, percent
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Rows, Run
 
 MOST = 10
 FEW_COLUMNS = 4

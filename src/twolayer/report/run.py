@@ -27,7 +27,6 @@ from twolayer.training.checkpoints import run_folder
 from twolayer.training.module import LitTwoLayer
 from twolayer.training.standardization import Standardize
 
-PARTS = {"train": "training rows", "val": "validation rows", "test": "test rows"}
 LIKELIEST = ("checkpoints/best*.ckpt", "best*.ckpt", "checkpoints/*.ckpt", "*.ckpt")
 
 
@@ -35,7 +34,7 @@ class Rows(NamedTuple):
     """Rows of one part of the data, at most 20,000, in raw units."""
 
     part: str
-    """A key of :data:`PARTS`."""
+    """``"train"``, ``"val"`` or ``"test"``."""
     X: Tensor
     """``(m, n_x)``, as batches have them."""
     Y: Tensor

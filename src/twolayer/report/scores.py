@@ -1,10 +1,16 @@
 """How good the network is: beside a baseline and a linear model, and by the metrics of its task."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from twolayer.data.report import answers, interval, simpler, truth
 from twolayer.report import page
-from twolayer.report.run import PARTS, Rows, Run
-from twolayer.report.wording import number, percent
+from twolayer.report.wording import PARTS, number, percent
 from twolayer.training.metrics import Evaluation
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Rows, Run
 
 MEANINGS = {
     "accuracy": "share of the answers that are right",

@@ -1,16 +1,20 @@
 """What was trained on what: the title of a report, and its first part."""
 
+from __future__ import annotations
+
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from twolayer.data.table import Table
 from twolayer.report import page
-from twolayer.report.run import PARTS, Run
-from twolayer.report.wording import counted, named
+from twolayer.report.wording import PARTS, counted, named
+
+if TYPE_CHECKING:
+    from twolayer.report.run import Run
 
 
 def section(run: Run) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+PARTS = {"train": "training rows", "val": "validation rows", "test": "test rows"}
 MOST_NAMES = 6
 LONGEST = 24
 

@@ -1,15 +1,19 @@
 """A trained network with its table's encoding as an ONNX file: ``export``."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from twolayer.files import written_whole
-from twolayer.tables.predictor import Member, Predictor
 from twolayer.tables.values import DATE_PARTS, MISSING
+
+if TYPE_CHECKING:
+    from twolayer.tables.predictor import Member, Predictor
 
 OPSET = 20
 

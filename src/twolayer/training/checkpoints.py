@@ -11,10 +11,10 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
+from torch.nn import Module
 
 from twolayer.arguments import one_of, positive_int
 from twolayer.files import written_whole
-from twolayer.network import TwoLayerNet
 from twolayer.sealing import first_line, local_path, read_checkpoint, sealed
 
 OF_THE_NETWORK: dict[str, tuple[type, ...]] = {
@@ -78,12 +78,13 @@ def use_local_files(strategy: Strategy) -> None:
         strategy.checkpoint_io = LocalCheckpointIO()
 
 
-def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, Any]:
+def network_options(checkpoint: Mapping[str, Any], name: object, network: type[Module]) -> dict[str, Any]:
     """The options of the network that a checkpoint was made with, and nothing else that it holds beside them.
 
     Args:
         checkpoint: as :func:`read_checkpoint` returns it.
         name: of its file, for errors.
+        network: the class that takes them, :class:`~twolayer.TwoLayerNet`.
 
     Raises:
         ValueError: one is none that a network can have, or another than that of the weights in it.
@@ -109,7 +110,7 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
             )  # they become numbers when a fit knows the classes
             of_the_fit = {"standardize", "class_weight"} if named else {"standardize"}
             options = {option: value for option, value in found.items() if option not in of_the_fit}
-            for key, V in TwoLayerNet(**options, device="meta").named_parameters():
+            for key, V in network(**options, device="meta").named_parameters():
                 if key not in weights:
                     continue
                 if not isinstance(weights[key], Tensor):
@@ -123,14 +124,16 @@ def network_options(checkpoint: Mapping[str, Any], name: object) -> dict[str, An
     return found
 
 
-def hyper_parameters(checkpoint: Mapping[str, Any], name: object, cls: type, base: type) -> dict[str, Any]:
+def hyper_parameters(
+    checkpoint: Mapping[str, Any], name: object, network: type[Module], cls: type, base: type
+) -> dict[str, Any]:
     """The options of the network, and those that a subclass has besides, plain data.
 
     Args:
-        checkpoint, name: as for :func:`network_options`, whose errors it raises.
+        checkpoint, name, network: as for :func:`network_options`, whose errors it raises.
         cls, base: the subclass, and the class of which it is one.
     """
-    found = network_options(checkpoint, name)
+    found = network_options(checkpoint, name, network)
     saved = checkpoint.get("hyper_parameters", {})
     between = cls.__mro__[: cls.__mro__.index(base)]
     own = {option for one in between if "__init__" in vars(one) for option in signature(one).parameters}

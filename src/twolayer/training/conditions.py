@@ -110,9 +110,8 @@ def _reasons(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
         if is_overridden(method, data, L.LightningDataModule):
             yield f"{type(data).__name__} has a {method} of its own"
     cls = type(module)
-    ours = next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == __name__.partition(".")[0])
     computes = next(base for base in cls.__mro__ if "batch_gradients" in vars(base))
-    for method in overridden(module, ours):
+    for method in overridden(module, package_class(module)):
         of_the_same = method not in vars(module) and getattr(cls, method) is getattr(computes, method)
         if method not in OF_A_MODULE and not (method in OF_A_BLOCK and of_the_same):
             yield f"{cls.__name__} has a {method} of its own"
@@ -141,6 +140,12 @@ def looks_on(cls: type) -> bool:
     What a subclass of it does anew is not known to be so, unless that says it too.
     """
     return cls in LOOK_ON or vars(cls).get("looks_between_blocks") is True
+
+
+def package_class(thing: Any) -> type:
+    """The class of this package that something is of, or of a subclass of which; ``object`` if there is none."""
+    package = __name__.partition(".")[0]
+    return next((cls for cls in type(thing).__mro__ if cls.__module__.partition(".")[0] == package), object)
 
 
 def overridden(thing: Any, base: type) -> list[str]:

@@ -4,7 +4,10 @@ All that the kernel knows to read as PyTorch does is listed here. How it takes t
 :mod:`twolayer.training.kernel_steps`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +17,13 @@ from twolayer import arguments, context
 from twolayer.equations import Parameters
 from twolayer.kernels import choice
 from twolayer.kernels.cpu_steps import Standard
-from twolayer.network import TwoLayerNet
 from twolayer.tasks import Examples
-from twolayer.training.conditions import overridden
+from twolayer.training.conditions import overridden, package_class
 from twolayer.training.kernel_steps import Problem, is_plain, is_state
 from twolayer.training.standardization import Standardize
+
+if TYPE_CHECKING:
+    from twolayer.network import TwoLayerNet
 
 
 def problem(
@@ -63,9 +68,9 @@ def problem(
 
 def _why_not_called(net: TwoLayerNet, inputs: Standardize, targets: Standardize | None) -> str | None:
     """What has a say in the batch or in the gradients, beside the equations."""
-    for module, cls in ((net, TwoLayerNet), (inputs, Standardize), (targets, Standardize)):
+    for module in (net, inputs, targets):
         if module is not None:
-            if type(module) is not cls or overridden(module, cls):
+            if type(module) is not (cls := package_class(module)) or overridden(module, cls):
                 return f"{type(module).__name__} has methods of its own"
             if reason := context.hooks_of(module):
                 return f"{type(module).__name__} has {reason}"

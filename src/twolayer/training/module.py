@@ -158,7 +158,7 @@ class LitTwoLayer(StepsInBlocks):
             ValueError, OSError: see :func:`~twolayer.training.checkpoints.read_checkpoint`.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
-        checkpoint["hyper_parameters"] = hyper_parameters(checkpoint, checkpoint_path, cls, LitTwoLayer)
+        checkpoint["hyper_parameters"] = hyper_parameters(checkpoint, checkpoint_path, TwoLayerNet, cls, LitTwoLayer)
         data = BytesIO(sealed(checkpoint))
         return super().load_from_checkpoint(data, map_location, hparams_file, strict, True, **kwargs)
 
