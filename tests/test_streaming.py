@@ -127,8 +127,12 @@ def test_norms_whose_squares_float32_cannot_hold(kernel, n_x, scale):
     assert_equal([found], [truth], 1e-5)
 
 
-def test_norms_of_numbers_whose_squares_float32_cannot_hold():
-    """Inputs of 1e20, and weights above them of 1e-20, in operators. The CPU kernel has infinity there."""
+WAYS = pytest.mark.parametrize("chunk_size", [None, 4], ids=["any kernel", "in operators"])
+
+
+@WAYS
+def test_norms_of_numbers_whose_squares_float32_cannot_hold(chunk_size):
+    """Inputs of 1e20, and weights above them of 1e-20."""
     p = problem("relu", "regression", m=13)
     net, net32 = p.net(), p.net().float()
     with torch.no_grad():
@@ -137,8 +141,24 @@ def test_norms_of_numbers_whose_squares_float32_cannot_hold():
     X = (p.X * 1e20).float()
     truth = net.per_sample_grad_norms(X.double(), p.Y)
     assert 1e19 < truth.amax() < 1e30
-    found = net32.per_sample_grad_norms(X, p.Y.float(), chunk_size=4)
+    found = net32.per_sample_grad_norms(X, p.Y.float(), chunk_size=chunk_size)
     assert_equal([found], [truth], 1e-5)
+
+
+@WAYS
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_norms_of_what_the_network_is_sure_of(activation, chunk_size):
+    """Errors of 1e-20 and below, whose squares are nothing in float32, in all of the norm."""
+    p = problem(activation, "binary", m=13)
+    net, net32 = p.net(), p.net().float()
+    X, Y = (3 * p.X).float(), torch.zeros(13)
+    with torch.no_grad():
+        for one in (net, net32):
+            one.b2 -= 50.0
+    truth = net.per_sample_grad_norms(X.double(), Y)
+    assert 1e-30 < truth.amin() < truth.amax() < 1e-10
+    found = net32.per_sample_grad_norms(X, Y, chunk_size=chunk_size)
+    assert_equal([found], [truth], 1e-4)  # a logit of −50 is off by 4e-6 at most, of which the error is an exponential
 
 
 def test_norms_and_gradients_in_forward_mode():

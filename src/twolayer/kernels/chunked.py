@@ -331,11 +331,14 @@ def per_sample_grad_norms(
     for chunk in chunks:
         rows, X, A1, _ = chunk
         _, dZ2, _ = chunks.errors(examples, chunk)
+        greatest = dZ2.abs().amax(1, keepdim=True)  # taken out: the squares of a small dZ2 would be zero
+        greatest.masked_fill_((greatest == 0) | ~greatest.isfinite(), 1)
+        dZ2 /= greatest
         dA1 = torch.mm(dZ2, chunks.parameters.W2, out=hidden_errors[: len(dZ2)])
         dZ1 = chunks.g.times_prime(dA1, A1, dA1)
         ones = 0 if chunks.narrow else 1  # of few features, X has its one already
         of_dZ1, of_X, of_dZ2, of_A1 = (_squared_norms(V, chunks.summing) for V in (dZ1, X, dZ2, A1))
-        norms[rows] = (of_dZ1 * (of_X + ones) + of_dZ2 * (of_A1 + 1)).sqrt_()
+        norms[rows] = (of_dZ1 * (of_X + ones) + of_dZ2 * (of_A1 + 1)).sqrt_() * greatest.squeeze(1)
     return norms
 
 

@@ -724,10 +724,17 @@ struct Part {
         }
     }
 
-    // ‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1), under the root: the gradients of one example are outer products.
+    // ‖dz1‖² (‖x‖² + 1) + ‖dz2‖² (‖a1‖² + 1), under the root: the gradients of one example are outer products. They are
+    // linear in dz2, whose greatest number is taken out first: the squares of a small one would be zero.
     template <int g> void norms(long first, long n, const Inputs &x) {
         const FlushToZero flush;
         const long H = net.H, n_y = net.n_y, ldz = net.ldz;
+        for (long r = 0; r < n; r++) {
+            float *dz2 = &Z2[r * ldz], greatest = 0;
+            for (long j = 0; j < n_y; j++) greatest = std::max(greatest, std::abs(dz2[j]));
+            w[r] = greatest > 0 && greatest < INFINITE ? greatest : 1;
+            for (long j = 0; j < n_y; j++) dz2[j] = static_cast<float>(dz2[j] / w[r]);
+        }
         std::memset(squares.get(), 0, n * 2 * VL * 4);
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
@@ -743,8 +750,20 @@ struct Part {
             double of_x = 1, of_dz2 = 0;
             for (long k = 0; k < net.n_x; k++) of_x += double(x.X[r * x.stride + k]) * x.X[r * x.stride + k];
             for (long j = 0; j < n_y; j++) of_dz2 += double(Z2[r * ldz + j]) * Z2[r * ldz + j];
-            const double of_dz1 = sum(at(&squares[r * 2 * VL])), of_a1 = 1.0 + sum(at(&squares[(r * 2 + 1) * VL]));
-            a.norms[first + r] = static_cast<float>(std::sqrt(of_dz1 * of_x + of_dz2 * of_a1));
+            double of_dz1 = sum(at(&squares[r * 2 * VL])), of_a1 = 1.0 + sum(at(&squares[(r * 2 + 1) * VL]));
+            if (!(of_dz1 < INFINITE && of_a1 < INFINITE)) squares_in_double<g>(r, of_dz1, of_a1);
+            a.norms[first + r] = static_cast<float>(w[r] * std::sqrt(of_dz1 * of_x + of_dz2 * of_a1));
+        }
+    }
+    // ‖dz1‖² and ‖a1‖² + 1 of a row, where float32 does not hold them.
+    template <int g> void squares_in_double(long r, double &of_dz1, double &of_a1) const {
+        of_dz1 = 0, of_a1 = 1;
+        for (long k = 0; k < net.n_h; k++) {
+            const float a1 = A1[(k / NR * R + r) * NR + k % NR];
+            double dz1 = 0;
+            for (long j = 0; j < net.n_y; j++) dz1 += double(Z2[r * net.ldz + j]) * net.of.W2[j * net.H + k];
+            dz1 *= prime<g>(all(a1), net.slope)[0];
+            of_dz1 += dz1 * dz1, of_a1 += double(a1) * a1;
         }
     }
 
