@@ -57,6 +57,18 @@ def test_cost_and_gradients_are_those_of_torch(activation, task, n_x, n_y, devic
         assert_equal([found_J, *(found[name] for name in grads)], [J, *grads.values()])
 
 
+@pytest.mark.parametrize("sample_weight", [None, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)])
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_infinite_logits_on_the_side_of_their_labels_cost_nothing(chunk_size, sample_weight):
+    """PyTorch's formula, which comes first, has NaN there. The network is ``Z2 = relu(x) − relu(−x)``."""
+    one = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    network = Parameters(one, torch.zeros(2).double(), one.mT, torch.zeros(1).double())
+    x, Y = torch.tensor([[torch.inf], [-torch.inf], [0.5]], dtype=torch.float64), torch.tensor([1, 0, 1])
+    J, _ = functional.loss_and_grads(x, Y, *network, sample_weight=sample_weight, chunk_size=chunk_size)
+    share = 1 / 3 if sample_weight is None else 3 / 6
+    assert_equal([J], [share * torch.nn.functional.softplus(-x[2, 0])])
+
+
 @tasks
 def test_weights_and_smoothing(task, device):
     p = problem("tanh", task, m=53, soft=True, device=device)

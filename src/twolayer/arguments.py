@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twolayer.activations import ACTIVATIONS
-from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed, is_jit_traced, undisturbed
+from twolayer.context import PLAIN, autocast_enabled, can_look_at, is_expanded, is_freed, is_looked_at, undisturbed
 from twolayer.equations import Parameters
 from twolayer.kernels import KERNELS
 from twolayer.tasks import TASKS, Direction, Examples, Objective, Plan
@@ -105,7 +105,7 @@ def dense(argument: str, V: Tensor) -> Tensor:
 def is_ordinary(X: Tensor, parameters: Parameters, Y: Tensor | None = None) -> bool:
     """Whether all are dense tensors on a CPU of one dtype (``Y`` of any), and of shapes ``(m, n_x)`` and the network's,
     while nothing traces, transforms or converts them."""
-    if is_jit_traced():
+    if is_looked_at():
         return False
     W1, b1, W2, b2 = parameters
     try:

@@ -61,13 +61,7 @@ def at_rest(*tensors: Tensor | None) -> bool:
 
     It is the first look, and most often the only one: each of the others asks every tensor for itself.
     """
-    if (
-        torch.compiler.is_compiling()
-        or is_jit_traced()
-        or transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or forward_ad._current_level >= 0
-    ):
+    if is_looked_at() or transforms_active() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
         return False
     # Not by all(): that takes twice as long.
     for V in tensors:  # noqa: SIM110
@@ -78,14 +72,13 @@ def at_rest(*tensors: Tensor | None) -> bool:
 
 def undisturbed(*tensors: Tensor | None) -> bool:
     """Whether a call is an ordinary one, without autocast too, of numbers that all stand in the memory of the CPU one
-    after the other. Whether :func:`is_jit_traced` is asked before.
+    after the other. Whether :func:`is_looked_at` is asked before.
 
     Raises:
         RuntimeError: a tensor has no memory.
     """
     if (
-        torch.compiler.is_compiling()
-        or transforms_active()
+        transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
         or torch.is_autocast_enabled("cpu")
@@ -210,6 +203,11 @@ def is_jit_traced() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
+def is_looked_at() -> bool:
+    """Whether torch.compile reads the code, or ``torch.jit.trace`` looks on."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
 def is_traced(V: Tensor) -> bool:
     """Whether something looks on, such as a trace, for which a pass should be one operator."""
     return type(V) not in PLAIN or torch._C._len_torch_dispatch_stack() > 0 or is_jit_traced()
@@ -263,5 +261,10 @@ def is_freed(V: Tensor) -> bool:
 def can_look_at(V: Tensor) -> bool:
     """Whether values can be read at no cost: there are some, no GPU to wait for, no trace or transform to break."""
     return (
-        V.is_cpu and V.numel() > 0 and not torch.compiler.is_compiling() and not is_traced(V) and not is_transformed(V)
+        V.is_cpu
+        and V.numel() > 0
+        and type(V) in PLAIN
+        and not is_looked_at()
+        and not torch._C._len_torch_dispatch_stack()
+        and not is_transformed(V)
     )

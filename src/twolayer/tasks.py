@@ -37,8 +37,9 @@ class Task(NamedTuple):
     """``∂L/∂Y`` from ``Z2`` and ``Y``: for targets that are themselves computed, as in distillation."""
     curvature: Callable[[Tensor, Tensor, Tensor], Tensor]
     """``∂²L/∂Z2² tZ2`` from ``Z2``, ``Y`` and a direction ``tZ2``: how ``dZ2`` changes along it."""
-    mean: Callable[[Tensor, Tensor], Tensor] | None = None
-    """``J`` of examples that weigh the same, in fewer operators of PyTorch's; it may be NaN where ``loss`` is not."""
+    reduced: Callable[[Tensor, Tensor, str], Tensor] | None = None
+    """``J`` of examples that weigh the same, their ``"mean"`` or ``"sum"``, in fewer operators of PyTorch's; it may be
+    NaN where ``loss`` is not."""
 
 
 def all_finite(V: Tensor) -> bool:
@@ -102,14 +103,15 @@ def _identity(Z2: Tensor) -> Tensor:
     return Z2
 
 
-def _summed_over_outputs(mean: Callable[[Tensor, Tensor], Tensor], factor: float = 1.0) -> Callable[..., Tensor]:
-    """From a mean over examples and outputs."""
+def _summed_over_outputs(loss: Callable[..., Tensor], factor: float = 1.0) -> Callable[[Tensor, Tensor, str], Tensor]:
+    """From PyTorch's, whose mean is one over examples and outputs."""
 
-    def mean_of_examples(Z2: Tensor, Y: Tensor) -> Tensor:
-        times = factor * Z2.shape[-1]
-        return mean(Z2, Y) if times == 1 else times * mean(Z2, Y)
+    def reduced(Z2: Tensor, Y: Tensor, reduction: str) -> Tensor:
+        times = factor * Z2.shape[-1] if reduction == "mean" else factor
+        J = loss(Z2, Y, reduction=reduction)
+        return J if times == 1 else times * J
 
-    return mean_of_examples
+    return reduced
 
 
 _LABELS = Task(
@@ -130,7 +132,7 @@ TASKS = {
         _error_of_classes,
         lambda Z2, Y: -torch.log_softmax(Z2, -1),
         _curvature_of_classes,
-        F.cross_entropy,
+        lambda Z2, Y, reduction: F.cross_entropy(Z2, Y, reduction=reduction),
     ),
     "regression": Task(
         _identity,
@@ -218,6 +220,8 @@ def example_weights(
     >>> example_weights(torch.tensor([[0.0], [1.0]]), "binary", class_weight=torch.tensor([1.0, 3.0]))
     tensor([1., 3.], dtype=torch.float64)
     """
+    if sample_weight is None and class_weight is None:
+        return None
     weights, dtype = None, summing_dtype(Y.device)
     if class_weight is not None:
         by_class = torch.cat([1 - Y, Y], -1) if task == "binary" else Y
@@ -238,11 +242,6 @@ class Examples(NamedTuple):
     sample_weight: Tensor | None = None
     """``(m,)``"""
     class_weight: Tensor | None = None
-
-    def rows(self, rows: slice) -> "Examples":
-        """Some of them."""
-        w = self.sample_weight
-        return Examples(self.X[rows], self.Y[rows], None if w is None else w[rows], self.class_weight)
 
 
 class Direction(NamedTuple):
@@ -317,9 +316,9 @@ class Objective:
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """:meth:`cost`, where :meth:`targets` has been asked."""
-        mean = self.formulas.mean
-        if self.reduction == "mean" and weights is None and loss is None and mean and Z2.ndim == 2 and can_look_at(Z2):
-            J = mean(Z2, Y)
+        reduced = self.formulas.reduced if weights is None and loss is None and self.reduction != "none" else None
+        if reduced is not None and Z2.ndim == 2 and can_look_at(Z2):
+            J = reduced(Z2, Y, self.reduction)
             if math.isfinite(J.item()):
                 return J
         L = (loss or self.formulas.loss)(Z2, Y)

@@ -72,8 +72,10 @@ def _torch(X: Tensor, parameters: Parameters, plan: Plan) -> tuple[ModuleType, d
 
     Buffers gain nothing where the examples fit one chunk. Half precision gains the precision of the chunks.
     """
-    W1 = parameters.W1
-    whole = len(X) <= (plan.chunk_size or chunked.default_rows(parameters))
+    m, W1, most = X.shape[0], parameters.W1, plan.chunk_size  # len takes longer
+    whole = m <= chunked.FEWEST_ROWS if most is None else m <= most
+    if most is None and not whole:
+        whole = m <= chunked.default_rows(parameters)
     if whole and W1.dtype not in (torch.float16, torch.bfloat16):
         return plain, {}
     return chunked, {"chunk_size": plan.chunk_size}

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twolayer.context import can_look_at
 from twolayer.equations import Parameters
 from twolayer.tasks import PAIRING, Direction, Examples, Objective, all_finite, summing_dtype
 
@@ -117,10 +118,28 @@ class Chunks:
 
     def errors(self, examples: Examples, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the targets make of the logits: dense ``Y``, ``dZ2`` of each example by itself, and weights if any."""
-        Y, weights = self.objective.targets(examples.rows(chunk.rows), chunk.Z2)
+        w = examples.sample_weight
+        some = Examples(chunk.X, examples.Y[chunk.rows], None if w is None else w[chunk.rows], examples.class_weight)
+        Y, weights = self.objective.targets(some, chunk.Z2)
         if weights is not None:
             weights = (weights / self.unit(examples)).to(self.dtype)
         return Y, self.flushed(self.objective.formulas.error(chunk.Z2, Y)), weights
+
+    def cost(self, chunk: Chunk, Y: Tensor, w: Tensor | None, quickly: bool) -> Tensor:
+        """The sum of what the examples of a chunk cost, ``w`` times each; ``quickly``: or NaN, with infinite logits."""
+        reduced = self.objective.formulas.reduced
+        if quickly and w is None and reduced is not None:
+            return reduced(chunk.Z2, Y, "sum")
+        L = self.objective.formulas.loss(chunk.Z2, Y)
+        return L.sum() if w is None else (w * L).sum()
+
+    def exact_cost(self, examples: Examples) -> Tensor:
+        """The sum over all chunks, in a pass of its own."""
+        J = torch.zeros((), dtype=self.summing, device=self.parameters.W1.device)
+        for chunk in self:
+            Y, _, w = self.errors(examples, chunk)
+            J += self.cost(chunk, Y, w, quickly=False)
+        return J
 
     def unit(self, examples: Examples) -> Tensor | float:
         """The greatest weight that an example can have, in which weights are measured: their scale is no matter."""
@@ -196,14 +215,14 @@ def loss_and_grads(
     sums = Sums(chunks, (), (), (chunks.width, n_h), (n_h,), (n_y, n_h), (n_y,))
     J, total_weight, dW1, db1, dW2, db2 = sums.parts  # dW1 is transposed; of few features, it has db1 as its next row
 
+    quickly = can_look_at(chunks.parameters.W1)  # whether that was enough is then looked at, at the end
     for chunk in chunks:
-        rows, X, A1, Z2 = chunk
+        rows, X, A1, _ = chunk
         Y, dZ2, w = chunks.errors(examples, chunk)
-        L = objective.formulas.loss(Z2, Y)
+        J += chunks.cost(chunk, Y, w, quickly)
         if w is not None:
-            L, dZ2 = w * L, w.unsqueeze(-1) * dZ2
+            dZ2 = w.unsqueeze(-1) * dZ2
             total_weight += w.sum()
-        J += L.sum()
         dW2.addmm_(dZ2.mT, A1)
         db2 += dZ2.sum(0)
         if one_output:
@@ -222,6 +241,8 @@ def loss_and_grads(
         sums.chunk_done(rows.stop == chunks.m)
 
     J, total_weight, dW1, db1, dW2, db2 = sums.totals
+    if quickly and not math.isfinite(J.item()):
+        J = chunks.exact_cost(examples)
     if narrow:
         dW1, db1 = dW1[:n_x], dW1[n_x]
     if one_output:

@@ -36,7 +36,8 @@ def backward(
         dW2 = equations.dW2(dZ2, A1) if W2_needs else None
         db2 = equations.db2(dZ2) if b2_needs else None
         if X_needs or W1_needs or b1_needs:
-            dA1 = added(equations.dA1(dZ2, W2), dA1)
+            from_Z2 = equations.dA1(dZ2, W2)
+            dA1 = from_Z2 if dA1 is None else from_Z2 + dA1
     if dA1 is not None:
         dZ1 = equations.dZ1(dA1, A1, g)
         dW1 = equations.dW1(dZ1, X) if W1_needs else None
