@@ -23,6 +23,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from measuring import options, publish, table, verdict
+from scipy.stats import t as student
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -205,11 +206,13 @@ def main() -> None:
         rows.append(row)
         if mean < 0:
             better.append(name)
+        share = statistics.mean(s for s, _ in found[NETWORK]) / max(statistics.mean(s for s, _ in found[MLP]), 1e-12)
         if mean > 2 * error:
-            worse.append(name)
+            worse.append(f"{name}, by {100 * (share - 1):.2g} %")
         if size > LARGE and seconds[NETWORK] > seconds[MLP]:
-            slow.append(name)
+            slow.append(f"{name}, {seconds[NETWORK] / seconds[MLP]:.1f} times, with {share:.2f} of its error")
 
+    by_chance = len(results) * (student.sf(2, chosen.seeds - 1) if chosen.seeds > 1 else 0.5)
     of = ", ".join(
         f"{sum(name in kind for name in better)} of {what} {sum(name in kind for name in results)}"
         for what, kind in (("the first", FIRST), ("the other", OF_R))
@@ -219,14 +222,18 @@ def main() -> None:
             4 * len(better) >= 3 * len(results),
             f"better than the MLP on three quarters: {len(better)} of {len(results)}; {of}",
         ),
-        verdict(not worse, f"nowhere worse by more than two standard errors; worse: {', '.join(worse) or 'none'}"),
+        verdict(
+            not worse,
+            f"nowhere worse by more than two standard errors; worse: {'; '.join(worse) or 'none'}. Between equals, "
+            f"{chosen.seeds} seeds show that much by chance on {by_chance:.1f} of {len(results)} tables",
+        ),
         verdict(
             2 * len(level) >= len(judged),
             f"{chosen.members} networks within two standard errors of the trees, or better, on half: "
             f"{len(level)} of {len(judged)}",
         ),
         verdict(
-            not slow, f"a fit no longer than the MLP's on more than {LARGE} rows; longer: {', '.join(slow) or 'none'}"
+            not slow, f"a fit no longer than the MLP's on more than {LARGE} rows; longer: {'; '.join(slow) or 'none'}"
         ),
     ]
     body = f"""\

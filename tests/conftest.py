@@ -8,6 +8,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 os.environ.setdefault("MPLBACKEND", "agg")  # no windows
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has its tests: what these start would take the others' too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own use of it
 
 

@@ -449,28 +449,33 @@ torch.save(found, f"{path}-{trainer.global_rank}.pt")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
-def test_two_processes_average_their_gradients(tmp_path, strategy):
-    script = tmp_path / "script.py"
+def in_two_processes(folder, steps_per_call, strategy):
+    """What each of them has at the end."""
+    script = folder / "script.py"
     script.write_text(IN_TWO_PROCESSES)
-    found = {}
-    for steps_per_call in (0, 4):
-        path = tmp_path / f"{steps_per_call}"
-        subprocess.run(
-            [sys.executable, str(script), str(steps_per_call), strategy, str(path)],
-            env={"PYTHONPATH": str(Path(twolayer.__file__).parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"},
-            check=True,
-            timeout=300,
-        )
-        found[steps_per_call] = [torch.load(f"{path}-{rank}.pt", weights_only=True) for rank in range(2)]
-    (plain, _), (first, second) = found[0], found[4]
-    assert (plain["blocks"], first["blocks"]) == (None, 4)
-    assert plain["steps"] == first["steps"] == 2 * math.ceil(100 / 13)
-    assert first["rows"] == 100
-    assert_close(first["weights"], second["weights"], rtol=0, atol=0)
-    assert_close(first["weights"], plain["weights"])
-    assert_close(first["train_loss"], plain["train_loss"])
+    path = folder / f"{steps_per_call}-{strategy}"
+    subprocess.run(
+        [sys.executable, str(script), str(steps_per_call), strategy, str(path)],
+        env={"PYTHONPATH": str(Path(twolayer.__file__).parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return [torch.load(f"{path}-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients(tmp_path):
+    plain, _ = in_two_processes(tmp_path, 0, "ddp")
+    assert plain["blocks"] is None
+    assert plain["steps"] == 2 * math.ceil(100 / 13)
+    for strategy in ("ddp", "ddp_find_unused_parameters_true"):
+        first, second = in_two_processes(tmp_path, 4, strategy)
+        assert first["blocks"] == 4
+        assert plain["steps"] == first["steps"]
+        assert first["rows"] == 100
+        assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+        assert_close(first["weights"], plain["weights"])
+        assert_close(first["train_loss"], plain["train_loss"])
 
 
 @pytest.mark.cuda

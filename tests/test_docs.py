@@ -107,7 +107,7 @@ def test_ci_runs_the_two_commands_of_the_readme():
     setup = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("python3 -m venv")]
     assert len(setup) == 2
     assert "train.py fit" in setup[0]
-    assert setup[1].endswith("-m pytest -n logical")
+    assert setup[1].endswith("-m pytest -n logical --dist worksteal")
     script = (ROOT / ".ci/run").read_text()
     assert "grep '^python3 -m venv' README.md" in script
     assert all(f'bash -c "${{commands[{i}]}}"' in script for i in range(2))

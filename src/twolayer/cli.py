@@ -11,8 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
+
+from twolayer.extras import missing
+
+try:
+    import lightning as L
+except ModuleNotFoundError as error:
+    raise missing(error) from None
+
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -25,7 +32,6 @@ from twolayer.answers import Answer, Begun, Misuse, answering, told
 from twolayer.arguments import one_of
 from twolayer.data import Table
 from twolayer.data.writing import write_predictions
-from twolayer.extras import missing
 from twolayer.limits import check_environment, check_limits, check_optimizer
 from twolayer.network import TwoLayerNet
 from twolayer.parsing import BESIDE, Parser
