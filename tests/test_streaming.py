@@ -143,9 +143,10 @@ WAYS = pytest.mark.parametrize("chunk_size", [None, 4], ids=["any kernel", "in o
 
 
 @WAYS
-def test_norms_of_numbers_whose_squares_float32_cannot_hold(chunk_size):
+@pytest.mark.parametrize(("n_h", "n_y"), [(3, 1), (37, 2)])
+def test_norms_of_numbers_whose_squares_float32_cannot_hold(chunk_size, n_h, n_y):
     """Inputs of 1e20, and weights above them of 1e-20."""
-    p = problem("relu", "regression", m=13)
+    p = problem("relu", "regression", m=13, n_h=n_h, n_y=n_y)
     net, net32 = p.net(), p.net().float()
     with torch.no_grad():
         net.W2 *= 1e-20

@@ -103,6 +103,17 @@ def everything_said(caplog):
 # What it logs.
 
 
+def test_ratio_of_gradients_whose_squares_float32_does_not_hold():
+    net = TwoLayerNet(3, 4, 1, activation="tanh", generator=torch.Generator().manual_seed(0))
+    X, T = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(5)
+    usual = look(net, X, torch.full((5,), 0.5)).ratio
+    with torch.no_grad():
+        net.b2 -= 60.0  # errors of 1e-26
+    exact = look(net.double(), X.double(), T).ratio
+    assert look(net.float(), X, T).ratio == pytest.approx(exact, rel=1e-4)
+    assert 0 < exact < 100 * usual
+
+
 def test_shares_and_ratio_are_those_of_the_sample(train):
     X, Y = points(100)
     model, logger = network("relu"), Kept()

@@ -72,11 +72,10 @@ def _torch(X: Tensor, parameters: Parameters, plan: Plan) -> tuple[ModuleType, d
 
     Buffers gain nothing where the examples fit one chunk. Half precision gains the precision of the chunks.
     """
-    m, W1, most = X.shape[0], parameters.W1, plan.chunk_size  # len takes longer
-    whole = m <= chunked.FEWEST_ROWS if most is None else m <= most
-    if most is None and not whole:
-        whole = m <= chunked.default_rows(parameters)
-    if whole and W1.dtype not in (torch.float16, torch.bfloat16):
+    m, most = X.shape[0], plan.chunk_size or chunked.FEWEST_ROWS  # len takes longer than shape
+    if m > most and plan.chunk_size is None:
+        most = chunked.default_rows(parameters)
+    if m <= most and parameters.W1.dtype not in (torch.float16, torch.bfloat16):
         return plain, {}
     return chunked, {"chunk_size": plan.chunk_size}
 

@@ -15,6 +15,7 @@ from twolayer.activations import ACTIVATIONS
 from twolayer.arguments import positive_int
 from twolayer.loading import TensorLoader
 from twolayer.network import TwoLayerNet
+from twolayer.tasks import summing_dtype
 from twolayer.training.batches import as_examples
 from twolayer.units import unit_faults
 
@@ -149,7 +150,9 @@ def look(net: TwoLayerNet, X: Tensor, T: Tensor) -> Look:
     A1 = equations.A1(equations.Z1(X.to(net.W1.dtype), net.W1, net.b1), ACTIVATIONS[net.activation])
     faults = unit_faults(A1.flatten(0, -2), net.activation)
     counts = torch.stack((faults.dead, faults.saturated, faults.twin & ~faults.dead)).sum(1)
-    first, second = (torch.cat([grads[W].flatten(), grads[b]]).norm() for W, b in (("W1", "b1"), ("W2", "b2")))
+    dtype = summing_dtype(X.device)  # in which squares of 1e-23 are something
+    layers = ((grads["W1"], grads["b1"]), (grads["W2"], grads["b2"]))
+    first, second = (torch.cat([dW.flatten(), db]).to(dtype).norm() for dW, db in layers)
     dead, saturated, twin = counts.tolist()
     return Look(dead, saturated, twin, net.hidden_features, (first / second).item())
 
