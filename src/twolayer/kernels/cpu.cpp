@@ -8,6 +8,7 @@
 // Sums are formed in float over at most SPAN rows, beyond that in double. So that neither the weights' scale nor that
 // of the errors matters, float sums are in units of a power of two that is near the greatest of the errors.
 #include "cpu_optimizers.h"
+#include "cpu_threads.h"
 
 #include <algorithm>
 #include <array>
@@ -15,12 +16,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <limits>
 #include <memory>
 #include <new>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 #if defined(__SSE__)
@@ -120,6 +119,38 @@ template <long G, size_t... i> inline vec folded(vec x, vec y, std::index_sequen
 template <long N> inline vec sum_each(const float *x) {
     if constexpr (N == 1) return at(x);
     else return folded<2 * VL / N>(sum_each<N / 2>(x), sum_each<N / 2>(x + N / 2 * VL), std::make_index_sequence<VL>());
+}
+
+// Of x[VL], a VL × VL matrix: its off-diagonal blocks of w × w change places, and so on within each. It is transposed.
+template <long w, size_t... i> inline void exchange(vec *x, std::index_sequence<i...> lanes) {
+#pragma GCC unroll 16
+    for (long r = 0; r < VL; r++)
+        if (!(r & w)) {
+            const vec upper = x[r], lower = x[r + w];
+            x[r] = picked(upper, lower, std::index_sequence<(i & w ? VL + i - w : i)...>());
+            x[r + w] = picked(upper, lower, std::index_sequence<(i & w ? VL + i : i + w)...>());
+        }
+    if constexpr (w > 1) exchange<w / 2>(x, lanes);
+}
+
+// The transpose of a matrix whose rows are `ldf` apart, to rows that are `ldt` apart.
+void transpose(long rows, long columns, const float *from, long ldf, float *to, long ldt) {
+    long r = 0;
+    for (; r + VL <= rows; r += VL) {
+        long c = 0;
+        for (; c + VL <= columns; c += VL) {
+            vec x[VL];
+#pragma GCC unroll 16
+            for (long i = 0; i < VL; i++) x[i] = anywhere(from + (r + i) * ldf + c);
+            exchange<VL / 2>(x, std::make_index_sequence<VL>());
+#pragma GCC unroll 16
+            for (long i = 0; i < VL; i++) anywhere(to + (c + i) * ldt + r) = x[i];
+        }
+        for (; c < columns; c++)
+            for (long i = r; i < r + VL; i++) to[c * ldt + i] = from[i * ldf + c];
+    }
+    for (; r < rows; r++)
+        for (long c = 0; c < columns; c++) to[c * ldt + r] = from[r * ldf + c];
 }
 
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2, for x of up to 88. Comparisons are such that a NaN stays one.
@@ -276,27 +307,46 @@ void panel(long rows, long width, long K, Left A, const float *B, long ldb, floa
     }
 }
 
-// Memory that the thread which calls keeps from one call to the next: in small steps, asking malloc for each array took
-// a tenth of the time. Threads that are started for a call have none, since they end before others have read their sums.
+void *memory(size_t bytes) { // of any alignment that is wanted here
+    constexpr size_t line = 64, page = size_t(2) << 20;
+    const size_t align = bytes < page ? line : page, whole = (bytes + align - 1) / align * align;
+    void *p = std::aligned_alloc(align, whole);
+#if defined(__linux__)
+    if (p && bytes >= page) madvise(p, whole, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
+#endif
+    return p;
+}
+
+// Memory that the thread which calls keeps from one call to the next, as much as the last one asked for up to MOST. In
+// small steps, asking malloc for each array took a tenth of the time, and touching new pages more.
 class Kept {
-    static constexpr size_t SIZE = 512 << 10;
-    char *memory = nullptr;
-    size_t used = 0;
+    static constexpr size_t MOST = 16 << 20;
+    char *start = nullptr;
+    size_t size = 0, used = 0, wanted = 0;
     long taken = 0;
 
   public:
     bool in_use = false;
-    ~Kept() { std::free(memory); }
+    ~Kept() { std::free(start); }
+    void begin() {
+        in_use = true;
+        if (!taken && wanted > size && wanted <= MOST) {
+            std::free(start);
+            start = static_cast<char *>(memory(wanted));
+            size = start ? wanted : 0;
+        }
+        wanted = 0;
+    }
     void *take(size_t bytes) { // a multiple of 64; null where it does not fit
-        if (!in_use || bytes > SIZE - used) return nullptr;
-        if (!memory) memory = static_cast<char *>(std::aligned_alloc(64, SIZE));
-        if (!memory) return nullptr;
-        void *p = memory + used;
+        if (!in_use) return nullptr;
+        wanted += bytes;
+        if (bytes > size - used) return nullptr;
+        void *p = start + used;
         used += bytes, taken++;
         return p;
     }
     bool give_back(void *p) { // room for all again when the last one is back
-        if (!memory || p < memory || p >= memory + SIZE) return false;
+        if (!start || p < start || p >= start + size) return false;
         if (--taken == 0) used = 0;
         return true;
     }
@@ -312,14 +362,10 @@ template <class T> using Array = std::unique_ptr<T[], Free>;
 
 template <class T> Array<T> room(long n) {
     if (!n) return nullptr;
-    constexpr size_t page = size_t(2) << 20;
-    const size_t size = n * sizeof(T), align = size < page ? 64 : page, bytes = (size + align - 1) / align * align;
+    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
     void *p = kept.take(bytes);
-    if (!p) p = std::aligned_alloc(align, bytes);
+    if (!p) p = memory(bytes);
     if (!p) throw std::bad_alloc();
-#if defined(__linux__)
-    if (size >= page) madvise(p, bytes, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
-#endif
     return Array<T>(static_cast<T *>(p));
 }
 
@@ -327,30 +373,6 @@ template <class T> Array<T> zeros(long n) {
     Array<T> p = room<T>(n);
     std::fill_n(p.get(), n, T(0));
     return p;
-}
-
-// work(0), …, work(threads − 1), each in a thread of its own; an exception in one comes out here.
-template <class Work> void parallel(long threads, Work work) {
-    std::vector<std::exception_ptr> failures(threads);
-    auto guarded = [&](long t) {
-        try {
-            work(t);
-        } catch (...) {
-            failures[t] = std::current_exception();
-        }
-    };
-    std::vector<std::thread> others;
-    for (long t = 1; t < threads; t++) {
-        try {
-            others.emplace_back(guarded, t);
-        } catch (...) { // no thread is to be had
-            guarded(t);
-        }
-    }
-    guarded(0);
-    for (auto &thread : others) thread.join();
-    for (auto &failure : failures)
-        if (failure) std::rethrow_exception(failure);
 }
 
 // Parameters, or a direction of theirs, as the products want them.
@@ -374,22 +396,25 @@ struct Network {
 
     Packed empty(bool wanted) const {
         const long n = wanted, first = wanted && forwards;
-        return {zeros<float>(first * H * n_x), zeros<float>(first * H), zeros<float>(n * n_y * H),
+        return {room<float>(first * H * n_x), zeros<float>(first * H), zeros<float>(n * n_y * H),
                 zeros<float>(n_y < FEW ? 0 : first * H * N)};
     }
     void pack(long thread, long threads) {
         pack(of, a.W1, a.b1, a.W2, thread, threads);
         if (a.pass == PRODUCT) pack(t, a.tW1, a.tb1, a.tW2, thread, threads);
         for (long h = thread; a.dX && h < n_h; h += threads)
-            for (long k = 0; k < n_x; k++) W1T[(k / NR * H + h) * NR + k % NR] = a.W1[h * n_x + k];
+            for (long k = 0; k < n_x; k += NR)
+                std::memcpy(&W1T[(k / NR * H + h) * NR], a.W1 + h * n_x + k, std::min(NR, n_x - k) * 4);
     }
     void pack(Packed &to, const float *W1, const float *b1, const float *W2, long thread, long threads) const {
-        for (long h = 0; forwards && h < n_h; h++) {
-            const long slab = h / NR, lane = h % NR;
-            if (slab % threads != thread) continue;
-            to.b1[h] = b1[h];
-            for (long k = 0; k < n_x; k++) to.W1[(slab * n_x + k) * NR + lane] = W1[h * n_x + k];
-            for (long j = 0; n_y >= FEW && j < n_y; j++) to.W2T[(j / NR * H + h) * NR + j % NR] = W2[j * n_h + h];
+        for (long s = thread; forwards && s < slabs; s += threads) {
+            const long h = s * NR, units = std::min(NR, n_h - h);
+            float *slab = &to.W1[h * n_x];
+            if (units < NR) std::fill_n(slab, NR * n_x, 0.0f);
+            transpose(units, n_x, W1 + h * n_x, n_x, slab, NR);
+            std::memcpy(&to.b1[h], b1 + h, units * 4);
+            for (long j = 0; n_y >= FEW && j < n_y; j += NR)
+                transpose(std::min(NR, n_y - j), units, W2 + j * n_h + h, n_h, &to.W2T[(j / NR * H + h) * NR], NR);
         }
         for (long j = thread; j < n_y; j += threads) std::memcpy(&to.W2[j * H], W2 + j * n_h, n_h * 4);
     }
@@ -459,7 +484,7 @@ struct Part {
     double unit = 0;                             // of what is in `sums`; 0 while there is nothing
     std::vector<std::pair<long, double>> units;  // the row from which dX has which unit
     const bool summing = a.pass != FORWARD && a.pass != NORMS;
-    Array<float> sums = zeros<float>(summing ? net.parameters : 0);
+    Array<float> sums = room<float>(summing ? net.parameters : 0);
     Array<double> totals; // what was in `sums` before
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
     Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
@@ -483,7 +508,7 @@ struct Part {
 
     Part(const Network &network, long rows) : net(network), R(rows) {}
 
-    void reset() { // to what it was when it was made
+    void begin() { // before the first rows
         cost = weight = unit = 0, some = false;
         units.clear(), totals.reset();
         std::fill_n(sums.get(), summing ? net.parameters : 0, 0.0f);
@@ -999,8 +1024,8 @@ struct Part {
 struct Passes {
     const Args &a;
     Network net{a};
-    // Below, one thread is done before the others have begun; beyond, W1 and its gradient leave the cache.
-    const bool is_wide = a.n_x * a.n_h > (1 << 18);
+    const bool is_wide = a.n_x * a.n_h > (1 << 18); // W1 and its gradient leave the cache
+    const bool is_narrow = a.n_x * a.n_h < (1 << 13); // one thread has gone through W1 before the others have begun
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first. But each
     // tile reads W1 and its gradient once more, which counts where these leave the cache.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
@@ -1011,19 +1036,21 @@ struct Passes {
     explicit Passes(const Args &args) : a(args) {}
 
     void run(long threads) {
-        const long wide = is_wide ? threads : 1;
-        parallel(wide, [&](long t) { net.pack(t, wide); });
+        const long sharing = threads_for_parameters(threads);
+        for (long t = 0; t < threads; t++) // here, where memory is kept
+            if (!parts[t]) parts[t] = std::make_unique<Part>(net, tile);
+        parallel(sharing, [&](long t) { net.pack(t, sharing); });
         auto share = [&](long t) { return a.m * t / threads; };
         parallel(threads, [&](long t) {
-            if (parts[t]) parts[t]->reset();
-            else parts[t] = std::make_unique<Part>(net, tile); // by the thread that uses it
+            parts[t]->begin();
             parts[t]->rows(share(t), share(t + 1));
         });
         if (!parts[0]->summing) return;
         const double divisor = costs(threads);
-        parallel(wide, [&](long t) { gradients(threads, divisor, t, wide); });
+        parallel(sharing, [&](long t) { gradients(threads, divisor, t, sharing); });
         if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
     }
+    long threads_for_parameters(long threads) const { return is_narrow ? 1 : threads; }
 
     // Writes the cost of what all threads have summed; returns what it, and each gradient, is to be divided by.
     double costs(long threads) const {
@@ -1039,22 +1066,25 @@ struct Passes {
     // Writes the gradients, each `every`th slab of them.
     void gradients(long threads, double divisor, long first, long every) const {
         const Part &part = *parts[0];
-        // The mean over all threads, of some units beginning at p in the sums of the first: to every `stride`th place.
-        auto reduce = [&](const float *p, long units, float *to, long stride) {
+        // The mean over all threads of some units, which begin at p in the sums of the first.
+        auto mean = [&](const float *p, long units, float *to) {
             double total[NR] = {};
-            const long at = p - part.sums.get();
-            for (long t = 0; t < threads; t++) parts[t]->add_totals(at, units, total);
-            for (long i = 0; divisor != 1 && i < units; i++) total[i] /= divisor;
-            for (long i = 0; i < units; i++) to[i * stride] = static_cast<float>(total[i]);
+            for (long t = 0; t < threads; t++) parts[t]->add_totals(p - part.sums.get(), units, total);
+            for (long i = 0; i < units; i++) to[i] = static_cast<float>(total[i] * (1 / divisor));
         };
         const long n_x = a.n_x, n_y = a.n_y;
         for (long s = first; s < net.slabs; s += every) {
             const long h = s * NR, units = std::min<long>(NR, a.n_h - h);
-            for (long k = 0; k < n_x; k++) reduce(part.dW1 + (s * n_x + k) * NR, units, a.dW1 + h * n_x + k, n_x);
-            for (long j = 0; j < n_y; j++) reduce(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h, 1);
-            reduce(part.db1 + h, units, a.db1 + h, 1);
+            for (long k = 0; k < n_x; k += VL) { // to the rows of dW1
+                alignas(64) float block[VL * NR];
+                const long features = std::min(VL, n_x - k);
+                for (long i = 0; i < features; i++) mean(part.dW1 + (s * n_x + k + i) * NR, NR, block + i * NR);
+                transpose(features, units, block, NR, a.dW1 + h * n_x + k, n_x);
+            }
+            for (long j = 0; j < n_y; j++) mean(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h);
+            mean(part.db1 + h, units, a.db1 + h);
         }
-        for (long j = 0; first == 0 && j < n_y; j++) reduce(part.db2 + j, 1, a.db2 + j, 1);
+        for (long j = 0; first == 0 && j < n_y; j++) mean(part.db2 + j, 1, a.db2 + j);
     }
 };
 
@@ -1100,15 +1130,15 @@ void steps(Args a, const Steps &s) {
         if (s.most_norm < INFINITE) clip(first, 4, s.most_norm);
         for (const Update *u = first; u < last; u++)
             if (u->rule == ADAM) *u->step += 1;
-        const long wide = passes.is_wide ? batch.threads : 1;
-        parallel(wide, [&](long t) {
-            for (const Update *u = first; u < last; u++) update(*u, u->size * t / wide, u->size * (t + 1) / wide);
+        const long sharing = passes.threads_for_parameters(batch.threads);
+        parallel(sharing, [&](long t) {
+            for (const Update *u = first; u < last; u++) update(*u, u->size * t / sharing, u->size * (t + 1) / sharing);
         });
     }
 }
 
 template <class Run> int answered(Run run) {
-    kept.in_use = true;
+    kept.begin();
     try {
         run();
         return NOTHING;

@@ -81,7 +81,7 @@ OF_BACKWARD = packing(
 )
 SIZES = slice(-14, -10)
 """``m, n_x, n_h, n_y`` among what :func:`prepared` returns."""
-WORTH_A_THREAD = 10_000_000
+WORTH_A_THREAD = 3_000_000
 """Floating point operations that take longer than to start a thread."""
 SCALAR = torch.empty((), dtype=torch.float32, device="cpu")
 """What the cost is like."""
