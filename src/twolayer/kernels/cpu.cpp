@@ -399,24 +399,22 @@ struct Network {
         return {room<float>(first * H * n_x), zeros<float>(first * H), zeros<float>(n * n_y * H),
                 zeros<float>(n_y < FEW ? 0 : first * H * N)};
     }
-    void pack(long thread, long threads) {
-        pack(of, a.W1, a.b1, a.W2, thread, threads);
-        if (a.pass == PRODUCT) pack(t, a.tW1, a.tb1, a.tW2, thread, threads);
-        for (long h = thread; a.dX && h < n_h; h += threads)
+    void pack(long s) { // what a slab's units are multiplied by
+        pack(of, a.W1, a.b1, a.W2, s);
+        if (a.pass == PRODUCT) pack(t, a.tW1, a.tb1, a.tW2, s);
+        for (long h = s * NR; a.dX && h < std::min(n_h, s * NR + NR); h++)
             for (long k = 0; k < n_x; k += NR)
                 std::memcpy(&W1T[(k / NR * H + h) * NR], a.W1 + h * n_x + k, std::min(NR, n_x - k) * 4);
     }
-    void pack(Packed &to, const float *W1, const float *b1, const float *W2, long thread, long threads) const {
-        for (long s = thread; forwards && s < slabs; s += threads) {
-            const long h = s * NR, units = std::min(NR, n_h - h);
-            float *slab = &to.W1[h * n_x];
-            if (units < NR) std::fill_n(slab, NR * n_x, 0.0f);
-            transpose(units, n_x, W1 + h * n_x, n_x, slab, NR);
-            std::memcpy(&to.b1[h], b1 + h, units * 4);
-            for (long j = 0; n_y >= FEW && j < n_y; j += NR)
-                transpose(std::min(NR, n_y - j), units, W2 + j * n_h + h, n_h, &to.W2T[(j / NR * H + h) * NR], NR);
-        }
-        for (long j = thread; j < n_y; j += threads) std::memcpy(&to.W2[j * H], W2 + j * n_h, n_h * 4);
+    void pack(Packed &to, const float *W1, const float *b1, const float *W2, long s) const {
+        const long h = s * NR, units = std::min(NR, n_h - h);
+        for (long j = 0; j < n_y; j++) std::memcpy(&to.W2[j * H + h], W2 + j * n_h + h, units * 4);
+        if (!forwards) return;
+        if (units < NR) std::fill_n(&to.W1[h * n_x], NR * n_x, 0.0f);
+        transpose(units, n_x, W1 + h * n_x, n_x, &to.W1[h * n_x], NR);
+        std::memcpy(&to.b1[h], b1 + h, units * 4);
+        for (long j = 0; n_y >= FEW && j < n_y; j += NR)
+            transpose(std::min(NR, n_y - j), units, W2 + j * n_h + h, n_h, &to.W2T[(j / NR * H + h) * NR], NR);
     }
 };
 
@@ -472,7 +470,28 @@ struct Inputs {
     Left along, over;
 };
 
-// What one thread sums over its rows: the cost, the weights, and the gradients in slabs.
+// Some of the hidden units, slab by slab.
+struct Slabs {
+    long first, last;
+};
+
+// What a thread needs for itself as it goes through them.
+struct Scratch {
+    Array<float> D;    // of a slab, [row][NR]
+    Array<float> Zsum; // its share of the outputs, [output][row][VL] or [slab][row][NR]
+    Scratch(const Network &net, long R)
+        : D(room<float>(R * NR)), Zsum(room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N))) {}
+};
+
+// of(g), with the number as a constant.
+template <class Of, int... g> void with_constant(long number, Of of, std::integer_sequence<int, g...>) {
+    (void)((number == g && (of(std::integral_constant<int, g>()), true)) || ...);
+}
+template <int numbers, class Of> void with_constant(long number, Of of) {
+    with_constant(number, of, std::make_integer_sequence<int, numbers>());
+}
+
+// What is summed over some rows: the cost, the weights, and the gradients in slabs.
 struct Part {
     const Network &net;
     const Args &a = net.a;
@@ -487,11 +506,11 @@ struct Part {
     Array<float> sums = room<float>(summing ? net.parameters : 0);
     Array<double> totals; // what was in `sums` before
     float *dW1 = sums.get(), *db1 = dW1 + net.H * net.n_x, *dW2 = db1 + net.H, *db2 = dW2 + net.H * net.n_y;
-    Array<float> A1 = room<float>(R * net.H), D = room<float>(R * NR), Y = room<float>(R * net.ldz + VL);
+    Array<float> A1 = room<float>(R * net.H), Y = room<float>(R * net.ldz + VL);
+    Scratch own{net, R};
     Array<float> Z2 = zeros<float>(R * net.ldz + VL), L = room<float>(R * net.ldz + VL);
     Array<double> w = room<double>(R);
     Array<float> squares = room<float>(a.pass == NORMS ? R * 2 * VL : 0); // of a row's dZ1 and A1, [row][2][VL]
-    Array<float> Zsum = room<float>(R * (net.n_y < FEW ? net.n_y * VL : net.N)); // [output][row][VL] or [slab][row][NR]
     const long moving = a.pass == PRODUCT; // how these change along the direction
     Array<float> RZ1 = room<float>(moving * R * net.H), RA1 = room<float>(moving * R * net.H);
     Array<float> RD = room<float>(moving * R * NR), RZ2 = zeros<float>(moving * (R * net.ldz + VL));
@@ -508,10 +527,18 @@ struct Part {
 
     Part(const Network &network, long rows) : net(network), R(rows) {}
 
-    void begin() { // before the first rows
+    // Before the first rows: nothing is summed, of any slab or of some.
+    void begin() {
         cost = weight = unit = 0, some = false;
         units.clear(), totals.reset();
-        std::fill_n(sums.get(), summing ? net.parameters : 0, 0.0f);
+    }
+    void begin(Slabs of) {
+        const long n_x = net.n_x, n_y = net.n_y, first = of.first * NR, units = (of.last - of.first) * NR;
+        if (!summing) return;
+        std::fill_n(dW1 + first * n_x, units * n_x, 0.0f);
+        std::fill_n(db1 + first, units, 0.0f);
+        std::fill_n(dW2 + first * n_y, units * n_y, 0.0f);
+        if (first == 0) std::fill_n(db2, n_y, 0.0f);
     }
 
     void rows(long first, long last) {
@@ -537,34 +564,28 @@ struct Part {
         for (long i = 0; totals && i < units; i++) to[i] += totals[from + i];
     }
 
-    void tile(long first, long n) { tile(first, n, std::make_integer_sequence<int, ACTIVATIONS>()); }
-    template <int... g> void tile(long first, long n, std::integer_sequence<int, g...>) {
-        constexpr void (Part::*of[])(long, long) = {&Part::tile<g>...};
-        (this->*of[a.activation])(first, n);
+    void tile(long first, long n) {
+        with_constant<ACTIVATIONS>(a.activation, [&](auto g) { tile<g>(first, n); });
     }
-
     template <int g> void tile(long first, long n) {
         const Inputs x = inputs(first, n);
-        if (a.pass == BACKWARD) rows_of_A1<false>(first, n);
-        else forward<g>(n, x);
+        const Slabs all{0, net.slabs};
+        no_outputs(own);
+        hidden<g>(first, n, x, all, own);
+        outputs(first, n);
         switch (a.pass) {
-        case FORWARD:
-            for (long r = 0; net.ldz > net.n_y && r < n; r++)
-                std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
-            if (net.ldz == net.n_y) std::memcpy(a.Z2 + first * net.n_y, Z2.get(), n * net.n_y * 4);
-            if (a.A1) rows_of_A1<true>(first, n);
-            return;
+        case FORWARD: return;
         case NORMS: // of single examples, which their weights do not change
             targets(first, n);
             losses(n);
             return norms<g>(first, n, x);
         case PRODUCT:
             along<g>(n, x);
-            output(first, n);
+            errors_of(first, n);
             return product<g>(n, x);
         default:
-            output(first, n); // Z2 becomes dZ2
-            return backward<g>(first, n, x);
+            errors_of(first, n);
+            return backward<g>(first, n, x, all, own);
         }
     }
 
@@ -614,12 +635,12 @@ struct Part {
 
     // The tile's slabs of A1 to the rows that are kept, or from them. Where a row ends within a slab, as much as a slab
     // holds is copied: what that is too much is the next row's, which is copied after it, or is made zero.
-    template <bool out> void rows_of_A1(long first, long n) {
+    template <bool out> void rows_of_A1(long first, long n, Slabs of) {
         float *const rows = a.A1 + first * net.n_h, *const end = rows + n * net.n_h;
         const long last = net.n_h - (net.slabs - 1) * NR;
         const ivec is_unit[2] = {lanes_up_to(last), lanes_up_to(last - VL)};
         for (long r = 0; r < n; r++)
-            for (long s = 0; s < net.slabs; s++) {
+            for (long s = of.first; s < of.last; s++) {
                 float *slab = &A1[(s * R + r) * NR], *row = rows + r * net.n_h + s * NR;
                 const bool is_last = s == net.slabs - 1;
                 if (end - row < NR) { // at the end of the last rows
@@ -634,22 +655,33 @@ struct Part {
             }
     }
 
-    // A1 and Z2 of the tile.
-    template <int g> void forward(long n, const Inputs &x) {
+    // Of some slabs, A1 and their share of Z2; or the A1 that FORWARD has left.
+    template <int g> void hidden(long first, long n, const Inputs &x, Slabs of, Scratch &by) {
+        if (!net.forwards) return rows_of_A1<false>(first, n, of);
         const FlushToZero flush;
         const long n_x = net.n_x;
-        no_outputs();
-        for (long s = 0; s < net.slabs; s++) {
+        for (long s = of.first; s < of.last; s++) {
             float *A = &A1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
             // Z1 = X W1ᵀ + b1
             panel(n, units, n_x, x.along, &net.of.W1[s * n_x * NR], NR, A, &net.of.b1[s * NR]);
             for (long r = 0; units <= VL && r < n; r++) at(A + r * NR + VL) = vec{};
-            if (units <= VL / 4) each_of_few<g>(n, units, A); // A1 = g(Z1)
+            if (units <= VL / 4) each_of_few<g>(n, units, A, by.D.get(), net.slope); // A1 = g(Z1)
             else each_unit(n, units, [&](long i) { return activation<g>(at(A + i), net.slope); }, A);
-            to_outputs(n, s, A, net.of);
+            to_outputs(n, s, A, net.of, by);
         }
+        if (a.A1) rows_of_A1<true>(first, n, of);
+    }
+
+    // Z2 of the tile, from the shares of all slabs.
+    void outputs(long first, long n) {
+        if (!net.forwards) return;
+        const FlushToZero flush;
         outputs(n, a.b2, Z2.get()); // Z2 = A1 W2ᵀ + b2
+        if (a.pass != FORWARD) return;
+        for (long r = 0; net.ldz > net.n_y && r < n; r++)
+            std::memcpy(a.Z2 + (first + r) * net.n_y, &Z2[r * net.ldz], net.n_y * 4);
+        if (net.ldz == net.n_y) std::memcpy(a.Z2 + first * net.n_y, Z2.get(), n * net.n_y * 4);
     }
 
     // of(i) in the i-th place of a slab, and zero where there is no unit.
@@ -666,12 +698,12 @@ struct Part {
     }
 
     // A1 = g(Z1) of so few units that those of four rows fill one register.
-    template <int g> void each_of_few(long n, long units, float *A) {
+    template <int g> static void each_of_few(long n, long units, float *A, float *D, float slope) {
         constexpr long few = VL / 4;
         ivec is_unit;
         for (long i = 0; i < VL; i++) is_unit[i] = i % few < units ? -1 : 0;
         for (long r = 0; r < n; r++) std::memcpy(&D[r * few], A + r * NR, few * 4);
-        for (long i = 0; i < n * few; i += VL) at(&D[i]) = from_bits(bits(activation<g>(at(&D[i]), net.slope)) & is_unit);
+        for (long i = 0; i < n * few; i += VL) at(&D[i]) = from_bits(bits(activation<g>(at(&D[i]), slope)) & is_unit);
         for (long r = 0; r < n; r++) {
             at(A + r * NR) = at(A + r * NR + VL) = vec{};
             std::memcpy(A + r * NR, &D[r * few], few * 4);
@@ -679,37 +711,41 @@ struct Part {
     }
 
     // The share of a slab of hidden units in the outputs: Zsum += A W2ᵀ.
-    void to_outputs(long n, long s, const float *A, const Packed &by) {
+    void to_outputs(long n, long s, const float *A, const Packed &of, Scratch &by) const {
         const long H = net.H, n_y = net.n_y;
         if (n_y < FEW)
             for (long j = 0; j < n_y; j++) {
-                const vec w0 = at(&by.W2[j * H + s * NR]), w1 = at(&by.W2[j * H + s * NR + VL]);
+                const vec w0 = at(&of.W2[j * H + s * NR]), w1 = at(&of.W2[j * H + s * NR + VL]);
                 for (long r = 0; r < n; r++)
-                    at(&Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
+                    at(&by.Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
             }
         else
             for (long j = 0; j < net.N; j += NR)
-                panel(n, n_y - j, NR, {A, NR, 1}, &by.W2T[(j / NR * H + s * NR) * NR], NR, &Zsum[j * R]);
+                panel(n, n_y - j, NR, {A, NR, 1}, &of.W2T[(j / NR * H + s * NR) * NR], NR, &by.Zsum[j * R]);
     }
     void outputs(long n, const float *b, float *Z) const {
         if (net.n_y >= FEW)
             for (long r = 0; r < n; r++)
-                for (long j = 0; j < net.n_y; j++) Z[r * net.ldz + j] = b[j] + Zsum[(j / NR * R + r) * NR + j % NR];
+                for (long j = 0; j < net.n_y; j++) Z[r * net.ldz + j] = b[j] + own.Zsum[(j / NR * R + r) * NR + j % NR];
         for (long j = 0; net.n_y < FEW && j < net.n_y; j++) {
             long r = 0;
             for (; r + VL <= n; r += VL) {
-                const vec z = b[j] + sum_each<VL>(&Zsum[(j * R + r) * VL]);
+                const vec z = b[j] + sum_each<VL>(&own.Zsum[(j * R + r) * VL]);
                 for (long i = 0; i < VL; i++) Z[(r + i) * net.ldz + j] = z[i];
             }
-            for (; r < n; r++) Z[r * net.ldz + j] = b[j] + sum(at(&Zsum[(j * R + r) * VL]));
+            for (; r < n; r++) Z[r * net.ldz + j] = b[j] + sum(at(&own.Zsum[(j * R + r) * VL]));
         }
     }
-    void no_outputs() { std::memset(Zsum.get(), 0, R * (net.n_y < FEW ? net.n_y * VL : net.N) * 4); }
+    long shares() const { return R * (net.n_y < FEW ? net.n_y * VL : net.N); }
+    void no_outputs(Scratch &by) const { std::memset(by.Zsum.get(), 0, shares() * 4); }
+    void add_outputs(const Scratch &by) {
+        for (long i = 0; i < shares(); i += VL) at(&own.Zsum[i]) += at(&by.Zsum[i]);
+    }
 
     // How Z1, A1 and Z2 of the tile change along the direction: RZ1, RA1, RZ2.
     template <int g> void along(long n, const Inputs &x) {
         const FlushToZero flush;
-        no_outputs();
+        no_outputs(own);
         for (long s = 0; s < net.slabs; s++) {
             float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
@@ -717,8 +753,8 @@ struct Part {
             panel(n, units, net.n_x, x.along, &net.t.W1[s * net.n_x * NR], NR, RZ, &net.t.b1[s * NR]);
             for (long r = 0; units <= VL && r < n; r++) at(RZ + r * NR + VL) = vec{};
             each_unit(n, units, [&](long i) { return at(RZ + i) * prime<g>(at(A + i), net.slope); }, RA);
-            to_outputs(n, s, RA, net.of);
-            to_outputs(n, s, A, net.t);
+            to_outputs(n, s, RA, net.of, own);
+            to_outputs(n, s, A, net.t, own);
         }
         outputs(n, a.tb2, RZ2.get()); // RZ2 = RA1 W2ᵀ + A1 tW2ᵀ + tb2
     }
@@ -726,6 +762,7 @@ struct Part {
     // The tile's share of the product, from dZ2 in the place of Z2 and RdZ2 in that of RZ2.
     template <int g> void product(long n, const Inputs &x) {
         const FlushToZero flush;
+        Array<float> &D = own.D;
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         add_rows(n, RZ2.get(), db2); // hb2 = Σ_rows RdZ2
         for (long s = 0; s < net.slabs; s++) {
@@ -753,6 +790,7 @@ struct Part {
     // linear in dz2, whose greatest number is taken out first: the squares of a small one would be zero.
     template <int g> void norms(long first, long n, const Inputs &x) {
         const FlushToZero flush;
+        Array<float> &D = own.D;
         const long H = net.H, n_y = net.n_y, ldz = net.ldz;
         for (long r = 0; r < n; r++) {
             float *dz2 = &Z2[r * ldz], greatest = 0;
@@ -792,20 +830,21 @@ struct Part {
         }
     }
 
-    // The tile's share of the gradients, from dZ2 in the place of Z2.
-    template <int g> void backward(long first, long n, const Inputs &x) {
+    // The tile's share of some slabs' gradients, and of db2 with the first; from dZ2 in the place of Z2. dX takes all slabs.
+    template <int g> void backward(long first, long n, const Inputs &x, Slabs of, Scratch &by) {
         const FlushToZero flush;
+        float *const D = by.D.get();
         const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
-        add_rows(n, Z2.get(), db2); // db2 = Σ_rows dZ2
+        if (of.first == 0) add_rows(n, Z2.get(), db2); // db2 = Σ_rows dZ2
         if (a.dX) std::memset(dX.get(), 0, net.xs * NR * R * 4);
-        for (long s = 0; s < net.slabs; s++) {
+        for (long s = of.first; s < of.last; s++) {
             const float *A = &A1[s * R * NR];
             const long units = std::min(NR, net.n_h - s * NR);
-            if (n_y == 1) backward_of_one<g>(n, units, A, &net.of.W2[s * NR], dW2 + s * NR, db1 + s * NR);
+            if (n_y == 1) backward_of_one<g>(n, units, A, D, &net.of.W2[s * NR], dW2 + s * NR, db1 + s * NR);
             else {
                 panel(n_y, units, n, {Z2.get(), 1, ldz}, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
-                std::memset(D.get(), 0, n * NR * 4);
-                panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get()); // dA1 = dZ2 W2
+                std::memset(D, 0, n * NR * 4);
+                panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D); // dA1 = dZ2 W2
                 vec d0{}, d1{};
                 for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
                     float *d = &D[r * NR];
@@ -814,9 +853,9 @@ struct Part {
                 }
                 at(db1 + s * NR) += d0, at(db1 + s * NR + VL) += d1;
             }
-            panel(n_x, units, n, x.over, D.get(), NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
+            panel(n_x, units, n, x.over, D, NR, dW1 + s * n_x * NR); // dW1 = dZ1ᵀ X
             for (long j = 0; a.dX && j < net.xs; j++) // dX = dZ1 W1
-                panel(n, n_x - j * NR, NR, {D.get(), NR, 1}, &net.W1T[(j * H + s * NR) * NR], NR, &dX[j * R * NR]);
+                panel(n, n_x - j * NR, NR, {D, NR, 1}, &net.W1T[(j * H + s * NR) * NR], NR, &dX[j * R * NR]);
         }
         for (long r = 0; a.dX && r < n; r++)
             for (long k = 0; k < n_x; k++)
@@ -824,7 +863,8 @@ struct Part {
     }
 
     // Where there is one output: dW2 = dZ2ᵀ A1, dZ1 = dZ2 W2 ⊙ g'(Z1) and db1 = Σ_rows dZ1 of a slab, at one look at a row.
-    template <int g> void backward_of_one(long n, long units, const float *A, const float *W2, float *dW2, float *db1) {
+    template <int g>
+    void backward_of_one(long n, long units, const float *A, float *D, const float *W2, float *dW2, float *db1) const {
         const long read = a.dX ? NR : units; // of D
         for (long half = 0; half * VL < read; half++, A += VL, W2 += VL, dW2 += VL, db1 += VL) {
             const vec w = at(W2);
@@ -945,9 +985,9 @@ struct Part {
     }
 
     // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y), and RZ2 into how that changes.
-    void output(long first, long n) {
+    void errors_of(long first, long n) {
         targets(first, n);
-        if (moving) curvatures(n, std::make_integer_sequence<int, TASKS>());
+        if (moving) with_constant<TASKS>(a.task, [&](auto task) { curvatures<task>(n); });
         losses(n);
         if (!weighted) weight += n;
         for (long r = 0; r < n; r++) {
@@ -959,10 +999,6 @@ struct Part {
         weigh(first, n);
     }
 
-    template <int... task> void curvatures(long n, std::integer_sequence<int, task...>) {
-        constexpr void (Part::*of[])(long) = {&Part::curvatures<task>...};
-        (this->*of[a.task])(n);
-    }
     template <int task> void curvatures(long n) {
         if constexpr (task == MULTICLASS)
             for (long r = 0; r < n; r++) curvature_of_softmax(&Z2[r * net.ldz], &Y[r * net.ldz], &RZ2[r * net.ldz]);
@@ -983,11 +1019,7 @@ struct Part {
             Rz[j] = static_cast<float>(std::exp(double(z[j]) - top) / total * (Rz[j] - mean / total) * of_y);
     }
 
-    void losses(long n) { losses(n, std::make_integer_sequence<int, TASKS>()); }
-    template <int... task> void losses(long n, std::integer_sequence<int, task...>) {
-        constexpr void (Part::*of[])(long) = {&Part::losses<task>...};
-        (this->*of[a.task])(n);
-    }
+    void losses(long n) { with_constant<TASKS>(a.task, [&](auto task) { losses<task>(n); }); }
     template <int task> void losses(long n) {
         if constexpr (task == MULTICLASS)
             for (long r = 0; r < n; r++) softmax(&Z2[r * net.ldz], &Y[r * net.ldz], &L[r * net.ldz]);
@@ -1026,30 +1058,78 @@ struct Passes {
     Network net{a};
     const bool is_wide = a.n_x * a.n_h > (1 << 18); // W1 and its gradient leave the cache
     const bool is_narrow = a.n_x * a.n_h < (1 << 13); // one thread has gone through W1 before the others have begun
+    // Of few rows, what takes long is to go through W1 and its gradient: that is what the threads share then.
+    const bool are_few = a.m <= 256 && a.n_y <= 64 && a.pass <= BACKWARD && !a.dX;
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first. But each
     // tile reads W1 and its gradient once more, which counts where these leave the cache.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
-    const long rows = is_wide ? 224 : std::min(std::max(32L, cached), 112L);
-    const long tile = std::min(rows, std::max<long>(1, a.m) + MR - 1) / MR * MR;
+    const long rows = are_few ? 256 : is_wide ? 224 : std::min(std::max(32L, cached), 112L);
+    const long tile = std::min(rows, std::max<long>(1, a.m) + MR - 1) / MR * MR + (are_few ? MR : 0);
     std::vector<std::unique_ptr<Part>> parts{static_cast<size_t>(a.threads)};
+    std::vector<Scratch> scratch;
 
     explicit Passes(const Args &args) : a(args) {}
 
     void run(long threads) {
+        if (are_few && (threads == 1 || 2 * threads <= net.slabs)) by_units(threads);
+        else by_rows(threads);
+    }
+
+    void by_rows(long threads) {
         const long sharing = threads_for_parameters(threads);
         for (long t = 0; t < threads; t++) // here, where memory is kept
             if (!parts[t]) parts[t] = std::make_unique<Part>(net, tile);
-        parallel(sharing, [&](long t) { net.pack(t, sharing); });
-        auto share = [&](long t) { return a.m * t / threads; };
+        parallel(sharing, [&](long t) {
+            const Slabs of = share(t, sharing);
+            for (long s = of.first; s < of.last; s++) net.pack(s);
+        });
+        auto first = [&](long t) { return a.m * t / threads; };
         parallel(threads, [&](long t) {
-            parts[t]->begin();
-            parts[t]->rows(share(t), share(t + 1));
+            parts[t]->begin(), parts[t]->begin({0, net.slabs});
+            parts[t]->rows(first(t), first(t + 1));
         });
         if (!parts[0]->summing) return;
         const double divisor = costs(threads);
-        parallel(sharing, [&](long t) { gradients(threads, divisor, t, sharing); });
-        if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(share(t + 1), divisor); });
+        parallel(sharing, [&](long t) { gradients(threads, divisor, share(t, sharing)); });
+        if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(first(t + 1), divisor); });
     }
+
+    // Each thread has some slabs of all rows, so that a slab's weights are still in its cache when they are needed, and
+    // its gradients when they are written.
+    void by_units(long threads) {
+        const long n = a.m;
+        if (!parts[0]) parts[0] = std::make_unique<Part>(net, tile);
+        while (static_cast<long>(scratch.size()) < threads) scratch.emplace_back(net, tile);
+        Part &part = *parts[0];
+        part.begin();
+        const Inputs x = part.inputs(0, n);
+        auto each_slab = [&](auto of) {
+            parallel(threads, [&](long t) {
+                const Slabs own = share(t, threads);
+                with_constant<ACTIVATIONS>(a.activation, [&](auto g) {
+                    for (long s = own.first; s < own.last; s++) of(g, Slabs{s, s + 1}, scratch[t]);
+                });
+            });
+        };
+        for (Scratch &by : scratch) part.no_outputs(by);
+        part.no_outputs(part.own);
+        each_slab([&](auto g, Slabs of, Scratch &by) {
+            net.pack(of.first);
+            part.hidden<g>(0, n, x, of, by);
+        });
+        for (const Scratch &by : scratch) part.add_outputs(by);
+        part.outputs(0, n);
+        if (!part.summing) return;
+        part.errors_of(0, n);
+        const double divisor = costs(1);
+        each_slab([&](auto g, Slabs of, Scratch &by) {
+            part.begin(of);
+            part.backward<g>(0, n, x, of, by);
+            gradients(1, divisor, of);
+        });
+    }
+
+    Slabs share(long t, long threads) const { return {net.slabs * t / threads, net.slabs * (t + 1) / threads}; }
     long threads_for_parameters(long threads) const { return is_narrow ? 1 : threads; }
 
     // Writes the cost of what all threads have summed; returns what it, and each gradient, is to be divided by.
@@ -1063,8 +1143,8 @@ struct Passes {
         return divisor;
     }
 
-    // Writes the gradients, each `every`th slab of them.
-    void gradients(long threads, double divisor, long first, long every) const {
+    // Writes the gradients of some slabs, and db2 with the first.
+    void gradients(long threads, double divisor, Slabs of) const {
         const Part &part = *parts[0];
         // The mean over all threads of some units, which begin at p in the sums of the first.
         auto mean = [&](const float *p, long units, float *to) {
@@ -1073,7 +1153,7 @@ struct Passes {
             for (long i = 0; i < units; i++) to[i] = static_cast<float>(total[i] * (1 / divisor));
         };
         const long n_x = a.n_x, n_y = a.n_y;
-        for (long s = first; s < net.slabs; s += every) {
+        for (long s = of.first; s < of.last; s++) {
             const long h = s * NR, units = std::min<long>(NR, a.n_h - h);
             for (long k = 0; k < n_x; k += VL) { // to the rows of dW1
                 alignas(64) float block[VL * NR];
@@ -1084,7 +1164,7 @@ struct Passes {
             for (long j = 0; j < n_y; j++) mean(part.dW2 + (s * n_y + j) * NR, units, a.dW2 + j * a.n_h + h);
             mean(part.db1 + h, units, a.db1 + h);
         }
-        for (long j = 0; first == 0 && j < n_y; j++) mean(part.db2 + j, 1, a.db2 + j);
+        for (long j = 0; of.first == 0 && j < n_y; j++) mean(part.db2 + j, 1, a.db2 + j);
     }
 };
 
