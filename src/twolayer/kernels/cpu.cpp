@@ -153,6 +153,46 @@ void transpose(long rows, long columns, const float *from, long ldf, float *to, 
         for (long c = 0; c < columns; c++) to[c * ldt + r] = from[r * ldf + c];
 }
 
+// The greatest magnitude among n numbers, none of which counts that is NaN.
+inline float greatest(const float *x, long n) {
+    float top = 0;
+    long i = 0;
+    if (n >= VL) {
+        vec tops{};
+        for (; i + VL <= n; i += VL) {
+            const vec y = magnitude(anywhere(x + i));
+            tops = y > tops ? y : tops;
+        }
+        for (long lane = 0; lane < VL; lane++) top = std::max(top, tops[lane]);
+    }
+    for (; i < n; i++) top = std::max(top, std::fabs(x[i]));
+    return top;
+}
+
+// The greatest of n numbers, or NaN where one is.
+inline float greatest_or_nan(const float *x, long n) {
+    auto greater = [](auto a, auto b) { return (a > b) | (a != a) ? a : b; };
+    float top = x[0];
+    long i = 0;
+    if (n >= VL) {
+        vec tops = anywhere(x);
+        for (i = VL; i + VL <= n; i += VL) tops = greater(vec(anywhere(x + i)), tops);
+        for (long lane = 0; lane < VL; lane++) top = greater(float(tops[lane]), top);
+    }
+    for (; i < n; i++) top = greater(x[i], top);
+    return top;
+}
+
+inline double sum_in_double(const float *x, long n) {
+    double parts[VL] = {}, sum = 0;
+    long i = 0;
+    for (; i + VL <= n; i += VL)
+        for (long lane = 0; lane < VL; lane++) parts[lane] += x[i + lane];
+    for (; i < n; i++) sum += x[i];
+    for (long lane = 0; n >= VL && lane < VL; lane++) sum += parts[lane];
+    return sum;
+}
+
 // 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2, for x of up to 88. Comparisons are such that a NaN stays one.
 struct Reduced {
     vec power, r;
@@ -390,7 +430,7 @@ struct Network {
     const float slope = static_cast<float>(a.leaky_slope);
     const bool forwards = a.pass != BACKWARD;                // or from what FORWARD has left
     Packed of = empty(true), t = empty(a.pass == PRODUCT);   // the parameters, and the direction
-    Array<float> W1T = zeros<float>(a.dX ? xs * NR * H : 0); // [feature slab][unit][NR]
+    Array<float> W1T = room<float>(a.dX ? xs * NR * H : 0);  // [feature slab][unit][NR]
 
     explicit Network(const Args &args) : a(args) {}
 
@@ -402,9 +442,13 @@ struct Network {
     void pack(long s) { // what a slab's units are multiplied by
         pack(of, a.W1, a.b1, a.W2, s);
         if (a.pass == PRODUCT) pack(t, a.tW1, a.tb1, a.tW2, s);
-        for (long h = s * NR; a.dX && h < std::min(n_h, s * NR + NR); h++)
-            for (long k = 0; k < n_x; k += NR)
-                std::memcpy(&W1T[(k / NR * H + h) * NR], a.W1 + h * n_x + k, std::min(NR, n_x - k) * 4);
+        for (long h = s * NR; a.dX && h < s * NR + NR; h++)
+            for (long k = 0; k < n_x; k += NR) {
+                float *to = &W1T[(k / NR * H + h) * NR];
+                const long features = h < n_h ? std::min(NR, n_x - k) : 0;
+                if (features) std::memcpy(to, a.W1 + h * n_x + k, features * 4);
+                std::fill_n(to + features, NR - features, 0.0f);
+            }
     }
     void pack(Packed &to, const float *W1, const float *b1, const float *W2, long s) const {
         const long h = s * NR, units = std::min(NR, n_h - h);
@@ -643,7 +687,7 @@ struct Part {
             for (long s = of.first; s < of.last; s++) {
                 float *slab = &A1[(s * R + r) * NR], *row = rows + r * net.n_h + s * NR;
                 const bool is_last = s == net.slabs - 1;
-                if (end - row < NR) { // at the end of the last rows
+                if (end - row < NR || (out && is_last && last < NR)) {
                     if (out) std::memcpy(row, slab, last * 4);
                     else std::memcpy(slab, row, last * 4), std::fill(slab + last, slab + NR, 0.0f);
                 } else
@@ -725,8 +769,11 @@ struct Part {
     }
     void outputs(long n, const float *b, float *Z) const {
         if (net.n_y >= FEW)
-            for (long r = 0; r < n; r++)
-                for (long j = 0; j < net.n_y; j++) Z[r * net.ldz + j] = b[j] + own.Zsum[(j / NR * R + r) * NR + j % NR];
+            for (long j = 0; j < net.n_y; j += NR)
+                for (long r = 0; r < n; r++) {
+                    const float *z = &own.Zsum[(j / NR * R + r) * NR];
+                    for (long i = 0; i < std::min(NR, net.n_y - j); i++) Z[r * net.ldz + j + i] = b[j + i] + z[i];
+                }
         for (long j = 0; net.n_y < FEW && j < net.n_y; j++) {
             long r = 0;
             for (; r + VL <= n; r += VL) {
@@ -793,9 +840,9 @@ struct Part {
         Array<float> &D = own.D;
         const long H = net.H, n_y = net.n_y, ldz = net.ldz;
         for (long r = 0; r < n; r++) {
-            float *dz2 = &Z2[r * ldz], greatest = 0;
-            for (long j = 0; j < n_y; j++) greatest = std::max(greatest, std::abs(dz2[j]));
-            w[r] = greatest > 0 && greatest < INFINITE ? greatest : 1;
+            float *dz2 = &Z2[r * ldz];
+            const float top = greatest(dz2, n_y);
+            w[r] = top > 0 && top < INFINITE ? top : 1;
             for (long j = 0; j < n_y; j++) dz2[j] = static_cast<float>(dz2[j] / w[r]);
         }
         std::memset(squares.get(), 0, n * 2 * VL * 4);
@@ -857,9 +904,12 @@ struct Part {
             for (long j = 0; a.dX && j < net.xs; j++) // dX = dZ1 W1
                 panel(n, n_x - j * NR, NR, {D, NR, 1}, &net.W1T[(j * H + s * NR) * NR], NR, &dX[j * R * NR]);
         }
-        for (long r = 0; a.dX && r < n; r++)
-            for (long k = 0; k < n_x; k++)
-                a.dX[(first + r) * n_x + k] = dX[(k / NR * R + r) * NR + k % NR] * static_cast<float>(share);
+        for (long k = 0; a.dX && k < n_x; k += NR)
+            for (long r = 0; r < n; r++) {
+                const float *from = &dX[(k / NR * R + r) * NR], by = static_cast<float>(share);
+                float *to = a.dX + (first + r) * n_x + k;
+                for (long i = 0; i < std::min(NR, n_x - k); i++) to[i] = from[i] * by;
+            }
     }
 
     // Where there is one output: dW2 = dZ2ᵀ A1, dZ1 = dZ2 W2 ⊙ g'(Z1) and db1 = Σ_rows dZ1 of a slab, at one look at a row.
@@ -950,9 +1000,8 @@ struct Part {
     void weigh(long first, long n) {
         double top = 0;
         for (long r = 0; r < n; r++) {
-            float of_row = 0;
-            for (long j = 0; j < net.n_y; j++) of_row = std::max(of_row, std::fabs(Z2[r * net.ldz + j]));
-            for (long j = 0; moving && j < net.n_y; j++) of_row = std::max(of_row, std::fabs(RZ2[r * net.ldz + j]));
+            float of_row = greatest(&Z2[r * net.ldz], net.n_y);
+            if (moving) of_row = std::max(of_row, greatest(&RZ2[r * net.ldz], net.n_y));
             top = std::max(top, weighted ? w[r] * of_row : of_row);
         }
         if (top > unit * 0x1p20 && top < INFINITE) {
@@ -986,13 +1035,18 @@ struct Part {
 
     // Adds the tile's weighted loss to the cost, and turns its Z2 into w (A2 − Y), and RZ2 into how that changes.
     void errors_of(long first, long n) {
+        if (a.pass == BACKWARD) { // they have come back
+            read_targets(first, n);
+            std::swap(Z2, Y);
+            weight += n;
+            return weigh(first, n);
+        }
         targets(first, n);
         if (moving) with_constant<TASKS>(a.task, [&](auto task) { curvatures<task>(n); });
         losses(n);
         if (!weighted) weight += n;
         for (long r = 0; r < n; r++) {
-            double l = 0;
-            for (long j = 0; j < net.n_y; j++) l += L[r * net.ldz + j];
+            const double l = sum_in_double(&L[r * net.ldz], net.n_y);
             if (weighted) weight += w[r];
             cost += weighted ? w[r] * l : l;
         }
@@ -1033,15 +1087,15 @@ struct Part {
     // One row: L = −Σ y (z − log Σ eᶻ), dz = softmax(z) Σ y − y.
     void softmax(float *z, const float *y, float *l) {
         const long n_y = net.n_y;
-        float top = z[0], of_y = 0;
-        for (long j = 0; j < n_y; j++) top = z[j] > top || z[j] != z[j] ? z[j] : top, of_y += y[j];
-        double total = 0;
+        const float top = greatest_or_nan(z, n_y), of_y = static_cast<float>(sum_in_double(y, n_y));
         for (long j = 0; j < n_y; j += VL) {
             vec v{};
-            for (long i = 0; i < VL; i++) v[i] = j + i < n_y ? z[j + i] - top : -100;
-            v = exp(v);
-            for (long i = 0; i < VL && j + i < n_y; i++) l[j + i] = v[i], total += v[i];
+            if (j + VL <= n_y) v = anywhere(z + j) - top;
+            else
+                for (long i = 0; i < VL; i++) v[i] = j + i < n_y ? z[j + i] - top : -100;
+            anywhere(l + j) = exp(v); // what that is too much is the next row's, which comes after it
         }
+        const double total = sum_in_double(l, n_y);
         const float log_total = static_cast<float>(std::log(total)), scale = static_cast<float>(of_y / total);
         for (long j = 0; j < n_y; j++) {
             const float probability = l[j] * scale;
@@ -1058,20 +1112,25 @@ struct Passes {
     Network net{a};
     const bool is_wide = a.n_x * a.n_h > (1 << 18); // W1 and its gradient leave the cache
     const bool is_narrow = a.n_x * a.n_h < (1 << 13); // one thread has gone through W1 before the others have begun
-    // Of few rows, what takes long is to go through W1 and its gradient: that is what the threads share then.
-    const bool are_few = a.m <= 256 && a.n_y <= 64 && a.pass <= BACKWARD && !a.dX;
+    // Of few rows, what takes long is to go through W1 and its gradient: that is what the threads share then. Where all
+    // threads need all of the outputs, or would sum the same dX, they share the rows.
+    static constexpr long FEW_ROWS = 256, FEW_OUTPUTS = 64;
+    const bool by_units_if_few = a.n_y <= FEW_OUTPUTS && a.pass <= BACKWARD && !a.dX;
     // A tile's hidden layer stays in the second-level cache, and what is done to a slab of it in the first. But each
     // tile reads W1 and its gradient once more, which counts where these leave the cache.
     const long cached = (256 << 10) / (4 * net.H * (a.pass == PRODUCT ? 3 : 1));
-    const long rows = are_few ? 256 : is_wide ? 224 : std::min(std::max(32L, cached), 112L);
-    const long tile = std::min(rows, std::max<long>(1, a.m) + MR - 1) / MR * MR + (are_few ? MR : 0);
-    std::vector<std::unique_ptr<Part>> parts{static_cast<size_t>(a.threads)};
+    const long tile = rows_up_to(is_wide ? 224 : std::min(std::max(32L, cached), 112L)), few = rows_up_to(FEW_ROWS);
+    typedef std::vector<std::unique_ptr<Part>> Parts;
+    Parts parts{static_cast<size_t>(a.threads)}, whole{1}; // of some rows, and of all of few
     std::vector<Scratch> scratch;
 
     explicit Passes(const Args &args) : a(args) {}
 
+    long rows_up_to(long most) const { return (std::min(most, std::max<long>(1, a.m)) + MR - 1) / MR * MR; }
+
+    // Which way a batch goes is a matter of its own size, whatever others come with it.
     void run(long threads) {
-        if (are_few && (threads == 1 || 2 * threads <= net.slabs)) by_units(threads);
+        if (by_units_if_few && a.m <= FEW_ROWS && (threads == 1 || 2 * threads <= net.slabs)) by_units(threads);
         else by_rows(threads);
     }
 
@@ -1089,8 +1148,8 @@ struct Passes {
             parts[t]->rows(first(t), first(t + 1));
         });
         if (!parts[0]->summing) return;
-        const double divisor = costs(threads);
-        parallel(sharing, [&](long t) { gradients(threads, divisor, share(t, sharing)); });
+        const double divisor = costs(parts, threads);
+        parallel(sharing, [&](long t) { gradients(parts, threads, divisor, share(t, sharing)); });
         if (a.dX) parallel(threads, [&](long t) { parts[t]->scale_dX(first(t + 1), divisor); });
     }
 
@@ -1098,9 +1157,9 @@ struct Passes {
     // its gradients when they are written.
     void by_units(long threads) {
         const long n = a.m;
-        if (!parts[0]) parts[0] = std::make_unique<Part>(net, tile);
-        while (static_cast<long>(scratch.size()) < threads) scratch.emplace_back(net, tile);
-        Part &part = *parts[0];
+        if (!whole[0]) whole[0] = std::make_unique<Part>(net, few);
+        while (static_cast<long>(scratch.size()) < threads) scratch.emplace_back(net, few);
+        Part &part = *whole[0];
         part.begin();
         const Inputs x = part.inputs(0, n);
         auto each_slab = [&](auto of) {
@@ -1121,11 +1180,11 @@ struct Passes {
         part.outputs(0, n);
         if (!part.summing) return;
         part.errors_of(0, n);
-        const double divisor = costs(1);
+        const double divisor = costs(whole, 1);
         each_slab([&](auto g, Slabs of, Scratch &by) {
             part.begin(of);
             part.backward<g>(0, n, x, of, by);
-            gradients(1, divisor, of);
+            gradients(whole, 1, divisor, of);
         });
     }
 
@@ -1133,7 +1192,7 @@ struct Passes {
     long threads_for_parameters(long threads) const { return is_narrow ? 1 : threads; }
 
     // Writes the cost of what all threads have summed; returns what it, and each gradient, is to be divided by.
-    double costs(long threads) const {
+    double costs(const Parts &parts, long threads) const {
         double cost = 0, weight = 0;
         bool some = false;
         for (long t = 0; t < threads; t++) cost += parts[t]->cost, weight += parts[t]->weight, some |= parts[t]->some;
@@ -1144,7 +1203,7 @@ struct Passes {
     }
 
     // Writes the gradients of some slabs, and db2 with the first.
-    void gradients(long threads, double divisor, Slabs of) const {
+    void gradients(const Parts &parts, long threads, double divisor, Slabs of) const {
         const Part &part = *parts[0];
         // The mean over all threads of some units, which begin at p in the sums of the first.
         auto mean = [&](const float *p, long units, float *to) {

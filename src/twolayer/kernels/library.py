@@ -17,6 +17,8 @@ from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
 FOLDER = resources.files("twolayer.kernels")
+PROCESS = os.getpid()
+"""That in which the package was imported: whoever is forked off it has none of its threads."""
 AGAIN = "install the package again, with pip's --force-reinstall --no-deps --no-cache-dir"
 
 
@@ -68,7 +70,9 @@ def _load(folder: Traversable) -> Kernel:
     level = os.environ.get("TWOLAYER_CPU_LEVEL") or runs[-1]
     if level not in runs:
         raise ValueError(f"TWOLAYER_CPU_LEVEL must be one of {', '.join(runs)} on this processor, got {level!r}")
-    return Kernel(level, runs, _open(folder, level, libraries))
+    library = _open(folder, level, libraries)
+    ctypes.c_int.in_dll(library, "twolayer_process").value = PROCESS
+    return Kernel(level, runs, library)
 
 
 def _built(folder: Traversable) -> tuple[list[str], dict[str, str]]:
