@@ -51,6 +51,7 @@ PROBLEMS = {
     "wide": Problem(1024, 4096, 16, 4_096, "relu"),
     "flower": Problem(2, 4, 1, 400, "tanh"),
     "minibatch": Problem(28, 100, 1, 200, "relu"),
+    "images": Problem(784, 128, 10, 64, "relu"),
 }
 
 

@@ -71,6 +71,38 @@ def test_many_rows(n_x, n_h, threads, level):
     assert_true(p, kernel(p, input_gradient=True))
 
 
+# Of few rows without dX, each thread has some of the hidden units, if there are enough of them.
+@pytest.mark.parametrize(("n_x", "n_h"), [(256, 45), (700, 400), (131, 259), (67, 1031), (3, 200)])
+@pytest.mark.parametrize("m", [1, 31, 256])
+@pytest.mark.parametrize(("task", "n_y"), [("binary", 1), ("multiclass", 10), ("multilabel", 64)])
+def test_few_rows(m, n_x, n_h, task, n_y, threads, level):
+    p = of_size("tanh", task, m=m, n_x=n_x, n_h=n_h, n_y=n_y)
+    J, grads = kernel(p)
+    assert_true(p, (J, grads))
+    again = kernel(p)
+    assert torch.equal(J, again[0])
+    assert all(torch.equal(grads[name], again[1][name]) for name in PARAMETERS)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "binary"])
+@pytest.mark.parametrize("n_y", [7, 16, 33, 1000])
+def test_outputs_of_whole_registers_and_of_parts(task, n_y, threads, level):
+    p = of_size("relu", task, m=70, n_x=5, n_h=45, n_y=n_y, soft=True)
+    assert_true(p, kernel(p))
+    p = of_size("relu", "multiclass", m=70, n_x=5, n_h=45, n_y=n_y)
+    p.b2 += 40 * torch.randn(n_y, generator=torch.Generator().manual_seed(1))  # of which one stands out
+    assert_true(p, kernel(p))
+
+
+@pytest.mark.parametrize("at", [0, 15, 16, 32])
+def test_a_logit_that_is_nan_is_no_smaller_one(at, threads, level):
+    p = of_size("relu", "multiclass", m=70, n_x=5, n_h=45, n_y=33)
+    p.b2[at] = torch.nan
+    J, grads = kernel(p)
+    assert J.isnan()
+    assert grads["b2"].isnan().all()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_weights_and_smoothing(task, threads, level):
     p = of_size("tanh", task, m=53, n_x=5, n_h=7, soft=True)

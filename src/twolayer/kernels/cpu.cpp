@@ -677,17 +677,18 @@ struct Part {
         }
     }
 
-    // The tile's slabs of A1 to the rows that are kept, or from them. Where a row ends within a slab, as much as a slab
-    // holds is copied: what that is too much is the next row's, which is copied after it, or is made zero.
+    // Slabs of the tile's A1 to the rows that are kept, or from them. Where a row ends within a slab, as much as a slab
+    // holds is copied: what that is too much is the next row's, which is copied after it if all slabs are, or is made zero.
     template <bool out> void rows_of_A1(long first, long n, Slabs of) {
         float *const rows = a.A1 + first * net.n_h, *const end = rows + n * net.n_h;
         const long last = net.n_h - (net.slabs - 1) * NR;
         const ivec is_unit[2] = {lanes_up_to(last), lanes_up_to(last - VL)};
+        const bool in_order = of.first == 0 && of.last == net.slabs;
         for (long r = 0; r < n; r++)
             for (long s = of.first; s < of.last; s++) {
                 float *slab = &A1[(s * R + r) * NR], *row = rows + r * net.n_h + s * NR;
                 const bool is_last = s == net.slabs - 1;
-                if (end - row < NR || (out && is_last && last < NR)) {
+                if (end - row < NR || (out && is_last && !in_order)) {
                     if (out) std::memcpy(row, slab, last * 4);
                     else std::memcpy(slab, row, last * 4), std::fill(slab + last, slab + NR, 0.0f);
                 } else
