@@ -357,8 +357,8 @@ void *memory(size_t bytes) { // of any alignment that is wanted here
     return p;
 }
 
-// Memory that the thread which calls keeps from one call to the next, as much as the last one asked for up to MOST. In
-// small steps, asking malloc for each array took a tenth of the time, and touching new pages more.
+// Memory that the thread which calls keeps from one call to the next: as much as one has asked for, up to MOST. In small
+// steps, asking malloc for each array took a tenth of the time, and touching new pages more.
 class Kept {
     static constexpr size_t MOST = 16 << 20;
     char *start = nullptr;
@@ -1165,9 +1165,9 @@ struct Passes {
         const Inputs x = part.inputs(0, n);
         auto each_slab = [&](auto of) {
             parallel(threads, [&](long t) {
-                const Slabs own = share(t, threads);
+                const Slabs mine = share(t, threads);
                 with_constant<ACTIVATIONS>(a.activation, [&](auto g) {
-                    for (long s = own.first; s < own.last; s++) of(g, Slabs{s, s + 1}, scratch[t]);
+                    for (long s = mine.first; s < mine.last; s++) of(g, Slabs{s, s + 1}, scratch[t]);
                 });
             });
         };
@@ -1206,11 +1206,13 @@ struct Passes {
     // Writes the gradients of some slabs, and db2 with the first.
     void gradients(const Parts &parts, long threads, double divisor, Slabs of) const {
         const Part &part = *parts[0];
+        const bool by_reciprocal = divisor > 1e-300 && divisor < 1e300; // which is a number then, and quicker
         // The mean over all threads of some units, which begin at p in the sums of the first.
         auto mean = [&](const float *p, long units, float *to) {
             double total[NR] = {};
             for (long t = 0; t < threads; t++) parts[t]->add_totals(p - part.sums.get(), units, total);
-            for (long i = 0; i < units; i++) to[i] = static_cast<float>(total[i] * (1 / divisor));
+            for (long i = 0; i < units; i++)
+                to[i] = static_cast<float>(by_reciprocal ? total[i] * (1 / divisor) : total[i] / divisor);
         };
         const long n_x = a.n_x, n_y = a.n_y;
         for (long s = of.first; s < of.last; s++) {

@@ -16,11 +16,13 @@ extern "C" {
 [[gnu::weak]] void GOMP_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 [[gnu::weak]] int omp_get_thread_num();
 [[gnu::weak]] int omp_get_num_threads();
+[[gnu::weak]] int omp_get_max_threads();
 }
 #else
 inline void (*const GOMP_parallel)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
 inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
+inline int omp_get_max_threads() { return 1; }
 inline int getpid() { return 0; }
 #endif
 
@@ -30,6 +32,12 @@ extern "C" int twolayer_process;
 int twolayer_process = getpid();
 
 namespace {
+
+// All of PyTorch's threads are woken at once, and would end if only some of them were. Where few are needed there are
+// processors for others.
+inline bool are_those_of_pytorch(long threads) {
+    return GOMP_parallel && getpid() == twolayer_process && 4 * threads >= omp_get_max_threads();
+}
 
 // work(0), …, work(threads − 1), in turns where there are fewer threads; an exception in one comes out here.
 template <class Work> void parallel(long threads, Work work) {
@@ -45,7 +53,7 @@ template <class Work> void parallel(long threads, Work work) {
     auto in_turns = [&] {
         for (long t = omp_get_thread_num(); t < threads; t += omp_get_num_threads()) guarded(t);
     };
-    if (GOMP_parallel && getpid() == twolayer_process) // as many threads as torch.set_num_threads has set
+    if (are_those_of_pytorch(threads)) // as many as torch.set_num_threads has set
         GOMP_parallel([](void *data) { (*static_cast<decltype(in_turns) *>(data))(); }, &in_turns, 0, 0);
     else {
         std::vector<std::thread> others;
