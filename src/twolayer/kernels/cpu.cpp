@@ -4,50 +4,31 @@
 //
 // The equations of equations.py on tiles of some rows, that stay in the cache. A tile's hidden layer stands in slabs of
 // NR units, [slab][row][NR], and so do the weights, [slab][feature][NR], and their gradients: whatever is multiplied
-// is then a product of a few rows with a slab, `panel` below, and all four matrix products are calls of it.
+// is then a product of a few rows with a slab, `panel`, and all four matrix products are calls of it.
 // Sums are formed in float over at most SPAN rows, beyond that in double. So that neither the weights' scale nor that
 // of the errors matters, float sums are in units of a power of two that is near the greatest of the errors.
+#include "cpu_memory.h"
 #include "cpu_optimizers.h"
+#include "cpu_products.h"
 #include "cpu_threads.h"
+#include "cpu_vectors.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <new>
-#include <optional>
 #include <utility>
 #include <vector>
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr long VL = 16, MR = 14; // floats in a register; rows whose sums of two registers each fill the registers
-#elif defined(__AVX2__)
-constexpr long VL = 8, MR = 6;
-#elif defined(__aarch64__)
-constexpr long VL = 4, MR = 12;
-#else
-constexpr long VL = 4, MR = 6;
-#endif
-constexpr long NR = 2 * VL;
-constexpr long KC = 192;       // steps of a product while its operands stay in the first-level cache
 constexpr long SPAN = 1 << 14; // rows summed in float
 constexpr long FEW = 8;        // outputs up to which Z2 is formed as dot products
-
-typedef float vec __attribute__((vector_size(4 * VL), may_alias));
-typedef float loose __attribute__((vector_size(4 * VL), may_alias, aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 enum Activation { SIGMOID, TANH, RELU, LEAKY_RELU, ACTIVATIONS };
 enum Task { BINARY, MULTILABEL, MULTICLASS, REGRESSION, PAIRING, TASKS }; // PAIRING: L = Σ Z2 ⊙ Y
@@ -79,156 +60,6 @@ constexpr double INFINITE = std::numeric_limits<double>::infinity();
 constexpr float ROUNDINGS = 4 * std::numeric_limits<float>::epsilon(); // by which targets may leave [0, 1]
 
 constexpr long padded(long n) { return (n + NR - 1) / NR * NR; }
-
-inline vec &at(float *p) { return *reinterpret_cast<vec *>(p); }
-inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
-inline loose &anywhere(float *p) { return *reinterpret_cast<loose *>(p); } // not aligned
-inline loose anywhere(const float *p) { return *reinterpret_cast<const loose *>(p); }
-inline vec all(float x) { return x - vec{}; }
-inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
-inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
-inline ivec lanes_up_to(long n) { // all bits of the first n
-    ivec lanes;
-    for (long i = 0; i < VL; i++) lanes[i] = i < n ? -1 : 0;
-    return lanes;
-}
-inline vec magnitude(vec x) { return from_bits(bits(x) & 0x7fffffff); }
-template <long N> inline float sum(const float *x) { // one half plus the other, again and again
-    if constexpr (N == 1) return *x;
-    else {
-        typedef float half __attribute__((vector_size(2 * N), may_alias));
-        half y = *reinterpret_cast<const half *>(x) + *reinterpret_cast<const half *>(x + N / 2);
-        return sum<N / 2>(reinterpret_cast<const float *>(&y));
-    }
-}
-inline float sum(vec x) { return sum<VL>(reinterpret_cast<const float *>(&x)); }
-
-template <size_t... i> inline vec picked(vec x, vec y, std::index_sequence<i...>) { // from x, then y
-#if defined(__clang__)
-    return __builtin_shufflevector(x, y, i...);
-#else
-    return __builtin_shuffle(x, y, ivec{i...});
-#endif
-}
-// Of two registers, each of some groups of G floats: one half of each group plus the other.
-template <long G, size_t... i> inline vec folded(vec x, vec y, std::index_sequence<i...>) {
-    return picked(x, y, std::index_sequence<i / (G / 2) * G + i % (G / 2)...>()) +
-           picked(x, y, std::index_sequence<i / (G / 2) * G + i % (G / 2) + G / 2 ...>());
-}
-// The sum of each of N registers, by the same halves as `sum`, in VL / N lanes.
-template <long N> inline vec sum_each(const float *x) {
-    if constexpr (N == 1) return at(x);
-    else return folded<2 * VL / N>(sum_each<N / 2>(x), sum_each<N / 2>(x + N / 2 * VL), std::make_index_sequence<VL>());
-}
-
-// Of x[VL], a VL × VL matrix: its off-diagonal blocks of w × w change places, and so on within each. It is transposed.
-template <long w, size_t... i> inline void exchange(vec *x, std::index_sequence<i...> lanes) {
-#pragma GCC unroll 16
-    for (long r = 0; r < VL; r++)
-        if (!(r & w)) {
-            const vec upper = x[r], lower = x[r + w];
-            x[r] = picked(upper, lower, std::index_sequence<(i & w ? VL + i - w : i)...>());
-            x[r + w] = picked(upper, lower, std::index_sequence<(i & w ? VL + i : i + w)...>());
-        }
-    if constexpr (w > 1) exchange<w / 2>(x, lanes);
-}
-
-// The transpose of a matrix whose rows are `ldf` apart, to rows that are `ldt` apart.
-void transpose(long rows, long columns, const float *from, long ldf, float *to, long ldt) {
-    long r = 0;
-    for (; r + VL <= rows; r += VL) {
-        long c = 0;
-        for (; c + VL <= columns; c += VL) {
-            vec x[VL];
-#pragma GCC unroll 16
-            for (long i = 0; i < VL; i++) x[i] = anywhere(from + (r + i) * ldf + c);
-            exchange<VL / 2>(x, std::make_index_sequence<VL>());
-#pragma GCC unroll 16
-            for (long i = 0; i < VL; i++) anywhere(to + (c + i) * ldt + r) = x[i];
-        }
-        for (; c < columns; c++)
-            for (long i = r; i < r + VL; i++) to[c * ldt + i] = from[i * ldf + c];
-    }
-    for (; r < rows; r++)
-        for (long c = 0; c < columns; c++) to[c * ldt + r] = from[r * ldf + c];
-}
-
-// The greatest magnitude among n numbers, none of which counts that is NaN.
-inline float greatest(const float *x, long n) {
-    float top = 0;
-    long i = 0;
-    if (n >= VL) {
-        vec tops{};
-        for (; i + VL <= n; i += VL) {
-            const vec y = magnitude(anywhere(x + i));
-            tops = y > tops ? y : tops;
-        }
-        for (long lane = 0; lane < VL; lane++) top = std::max(top, tops[lane]);
-    }
-    for (; i < n; i++) top = std::max(top, std::fabs(x[i]));
-    return top;
-}
-
-// The greatest of n numbers, or NaN where one is.
-inline float greatest_or_nan(const float *x, long n) {
-    auto greater = [](auto a, auto b) { return (a > b) | (a != a) ? a : b; };
-    float top = x[0];
-    long i = 0;
-    if (n >= VL) {
-        vec tops = anywhere(x);
-        for (i = VL; i + VL <= n; i += VL) tops = greater(vec(anywhere(x + i)), tops);
-        for (long lane = 0; lane < VL; lane++) top = greater(float(tops[lane]), top);
-    }
-    for (; i < n; i++) top = greater(x[i], top);
-    return top;
-}
-
-inline double sum_in_double(const float *x, long n) {
-    double parts[VL] = {}, sum = 0;
-    long i = 0;
-    for (; i + VL <= n; i += VL)
-        for (long lane = 0; lane < VL; lane++) parts[lane] += x[i + lane];
-    for (; i < n; i++) sum += x[i];
-    for (long lane = 0; n >= VL && lane < VL; lane++) sum += parts[lane];
-    return sum;
-}
-
-// 2ⁿ and r with eˣ = 2ⁿ eʳ, |r| ≤ ½ log 2, for x of up to 88. Comparisons are such that a NaN stays one.
-struct Reduced {
-    vec power, r;
-    explicit Reduced(vec x) {
-        const vec lo = all(-87.0f), round = all(0x1.8p23f);
-        x = x < lo ? lo : x;
-        vec t = x * 0x1.715476p0f + round; // adding this rounds to an integer, which then stands in the lowest bits
-        vec n = t - round;
-        r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
-        power = from_bits((bits(t) - bits(round) + 127) << 23);
-    }
-    // eʳ − 1, by its Taylor series: the next term is below 2⁻²⁴ of the sum.
-    vec expm1() const {
-        vec p = all(1.0f / 5040);
-        for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f}) p = p * r + c;
-        return p * r;
-    }
-};
-
-inline vec exp(vec x) {
-    Reduced e(x);
-    vec y = e.expm1() * e.power + e.power;
-    return x < -87.0f ? vec{} : y;
-}
-
-inline vec tanh(vec x) { // by e⁻²ˣ − 1, which loses no digits near zero
-    Reduced e(-2 * magnitude(x));
-    vec em1 = e.expm1() * e.power + (e.power - 1);
-    return from_bits(bits(em1 / (2 + em1)) ^ (~bits(x) & INT32_MIN)); // em1 is negative
-}
-
-inline vec log1p(vec t) { // of t in [0, 1]: 2 artanh(t / (2 + t))
-    vec s = t / (2 + t), s2 = s * s, p = all(1.0f / 15);
-    for (float c : {1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3, 1.0f}) p = p * s2 + c;
-    return 2 * s * p;
-}
 
 template <int g> inline vec activation(vec z, float slope) {
     if constexpr (g == SIGMOID) return 1 / (1 + exp(z < -88.0f ? all(88.0f) : -z));
@@ -277,148 +108,10 @@ template <int task> inline vec curvature(vec z) {
     } else static_assert(task < 0, "a task without its curvature");
 }
 
-// The left factor of a product, at strides `row` and `step`, where a step is one number of each row. Or with `row`
-// GROUPED in groups of its rows, as each_group makes them, [group][step][row].
-struct Left {
-    const float *p;
-    long row, step;
-};
-constexpr long GROUPED = -1;
-
-// C (M × V VL) = A B + C, or + one row `from` where C is new, with A (M × K). The rows of B are `ldb` apart, those of C
-// are NR. In a group, a step's numbers stand side by side, at places that are known when this is compiled. Groups are made
-// for wide networks, whose C leaves the cache: so the next block's part of it is fetched ahead.
-template <long M, long V, bool is_new, bool grouped>
-void block(long K, const float *A, long row, long step, const float *B, long ldb, const float *from, float *C) {
-    if (grouped) row = 1;
-    vec c[M][V];
-#pragma GCC unroll 16
-    for (long i = 0; i < M; i++)
-        for (long v = 0; v < V; v++) {
-            c[i][v] = is_new ? at(from + v * VL) : at(C + i * NR + v * VL);
-            if (grouped) __builtin_prefetch(C + (M + i) * NR + v * VL, 1);
-        }
-    for (long k = 0; k < K; k++, A += step, B += ldb) {
-        vec b[V];
-        for (long v = 0; v < V; v++) b[v] = at(B + v * VL);
-#pragma GCC unroll 16
-        for (long i = 0; i < M; i++) {
-            const vec a = all(A[i * row]);
-            for (long v = 0; v < V; v++) c[i][v] += a * b[v];
-        }
-    }
-#pragma GCC unroll 16
-    for (long i = 0; i < M; i++)
-        for (long v = 0; v < V; v++) at(C + i * NR + v * VL) = c[i][v];
-}
-
-typedef void Block(long, const float *, long, long, const float *, long, const float *, float *);
-
-template <bool is_new, bool grouped, long V, long... M>
-constexpr std::array<Block *, MR> blocks(std::integer_sequence<long, M...>) {
-    return {block<M + 1, V, is_new, grouped>...};
-}
-constexpr auto UP_TO_MR = std::make_integer_sequence<long, MR>();
-template <bool is_new, bool grouped> constexpr std::array<Block *, MR> BLOCKS[2] = {
-    blocks<is_new, grouped, 1>(UP_TO_MR), blocks<is_new, grouped, 2>(UP_TO_MR)};
-
-// of(i, size) for groups of up to MR of n, which begin at i: of sizes alike, since a small one wastes registers.
-template <class Of> inline void each_group(long n, Of of) {
-    const long groups = (n + MR - 1) / MR;
-    for (long g = 0, i = 0; g < groups; g++) {
-        const long size = n / groups + (g < n % groups);
-        of(i, size);
-        i += size;
-    }
-}
-
-// C (rows × width) = A B + C, or + one row `from` where that is given, for a width of up to NR.
-void panel(long rows, long width, long K, Left A, const float *B, long ldb, float *C, const float *from = nullptr) {
-    const bool grouped = A.row == GROUPED;
-    for (long k = 0; k < K; k += KC) {
-        const long steps = std::min(KC, K - k);
-        const bool is_new = from && k == 0;
-        const auto &blocks = grouped ? (is_new ? BLOCKS<true, true> : BLOCKS<false, true>)
-                                     : (is_new ? BLOCKS<true, false> : BLOCKS<false, false>);
-        each_group(rows, [&](long i, long size) {
-            const float *of = grouped ? A.p + i * K + k * size : A.p + i * A.row + k * A.step;
-            blocks[width > VL][size - 1](steps, of, A.row, grouped ? size : A.step, B + k * ldb, ldb, from, C + i * NR);
-        });
-    }
-}
-
-void *memory(size_t bytes) { // of any alignment that is wanted here
-    constexpr size_t line = 64, page = size_t(2) << 20;
-    const size_t align = bytes < page ? line : page, whole = (bytes + align - 1) / align * align;
-    void *p = std::aligned_alloc(align, whole);
-#if defined(__linux__)
-    if (p && bytes >= page) madvise(p, whole, MADV_HUGEPAGE); // a fault for each 4 KiB costs more than writing them
-#endif
-    return p;
-}
-
-// Memory that the thread which calls keeps from one call to the next: as much as one has asked for, up to MOST. In small
-// steps, asking malloc for each array took a tenth of the time, and touching new pages more.
-class Kept {
-    static constexpr size_t MOST = 16 << 20;
-    char *start = nullptr;
-    size_t size = 0, used = 0, wanted = 0;
-    long taken = 0;
-
-  public:
-    bool in_use = false;
-    ~Kept() { std::free(start); }
-    void begin() {
-        in_use = true;
-        if (!taken && wanted > size && wanted <= MOST) {
-            std::free(start);
-            start = static_cast<char *>(memory(wanted));
-            size = start ? wanted : 0;
-        }
-        wanted = 0;
-    }
-    void *take(size_t bytes) { // a multiple of 64; null where it does not fit
-        if (!in_use) return nullptr;
-        wanted += bytes;
-        if (bytes > size - used) return nullptr;
-        void *p = start + used;
-        used += bytes, taken++;
-        return p;
-    }
-    bool give_back(void *p) { // room for all again when the last one is back
-        if (!start || p < start || p >= start + size) return false;
-        if (--taken == 0) used = 0;
-        return true;
-    }
-};
-thread_local Kept kept;
-
-struct Free {
-    void operator()(void *p) const {
-        if (!kept.give_back(p)) std::free(p);
-    }
-};
-template <class T> using Array = std::unique_ptr<T[], Free>;
-
-template <class T> Array<T> room(long n) {
-    if (!n) return nullptr;
-    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
-    void *p = kept.take(bytes);
-    if (!p) p = memory(bytes);
-    if (!p) throw std::bad_alloc();
-    return Array<T>(static_cast<T *>(p));
-}
-
-template <class T> Array<T> zeros(long n) {
-    Array<T> p = room<T>(n);
-    std::fill_n(p.get(), n, T(0));
-    return p;
-}
-
 // Parameters, or a direction of theirs, as the products want them.
 struct Packed {
     Array<float> W1, b1;  // [slab][feature][NR], [slab][NR]
-    Array<float> W2, W2T; // [output][slab][NR], and of several outputs [output slab][unit][NR]
+    Array<float> W2, W2T; // [slab][output][NR], and of several outputs [output slab][unit][NR]
 };
 
 // Sizes, and the parameters as the products want them.
@@ -429,15 +122,15 @@ struct Network {
     const long parameters = H * (n_x + 1 + n_y) + n_y;
     const float slope = static_cast<float>(a.leaky_slope);
     const bool forwards = a.pass != BACKWARD;                // or from what FORWARD has left
-    Packed of = empty(true), t = empty(a.pass == PRODUCT);   // the parameters, and the direction
+    Packed of = places(true), t = places(a.pass == PRODUCT); // the parameters, and the direction
     Array<float> W1T = room<float>(a.dX ? xs * NR * H : 0);  // [feature slab][unit][NR]
 
     explicit Network(const Args &args) : a(args) {}
 
-    Packed empty(bool wanted) const {
+    Packed places(bool wanted) const {
         const long n = wanted, first = wanted && forwards;
-        return {room<float>(first * H * n_x), zeros<float>(first * H), zeros<float>(n * n_y * H),
-                zeros<float>(n_y < FEW ? 0 : first * H * N)};
+        return {room<float>(first * H * n_x), room<float>(first * H), room<float>(n * n_y * H),
+                room<float>(n_y < FEW ? 0 : first * H * N)};
     }
     void pack(long s) { // what a slab's units are multiplied by
         pack(of, a.W1, a.b1, a.W2, s);
@@ -452,13 +145,21 @@ struct Network {
     }
     void pack(Packed &to, const float *W1, const float *b1, const float *W2, long s) const {
         const long h = s * NR, units = std::min(NR, n_h - h);
-        for (long j = 0; j < n_y; j++) std::memcpy(&to.W2[j * H + h], W2 + j * n_h + h, units * 4);
+        if (units < NR) empty(to, s);
+        for (long j = 0; j < n_y; j++) std::memcpy(&to.W2[(s * n_y + j) * NR], W2 + j * n_h + h, units * 4);
         if (!forwards) return;
-        if (units < NR) std::fill_n(&to.W1[h * n_x], NR * n_x, 0.0f);
         transpose(units, n_x, W1 + h * n_x, n_x, &to.W1[h * n_x], NR);
         std::memcpy(&to.b1[h], b1 + h, units * 4);
         for (long j = 0; n_y >= FEW && j < n_y; j += NR)
             transpose(std::min(NR, n_y - j), units, W2 + j * n_h + h, n_h, &to.W2T[(j / NR * H + h) * NR], NR);
+    }
+    void empty(Packed &to, long s) const { // as units that are not there have it
+        const long h = s * NR;
+        std::fill_n(&to.W2[h * n_y], NR * n_y, 0.0f);
+        if (!forwards) return;
+        std::fill_n(&to.W1[h * n_x], NR * n_x, 0.0f);
+        std::fill_n(&to.b1[h], NR, 0.0f);
+        for (long j = 0; n_y >= FEW && j < n_y; j += NR) std::fill_n(&to.W2T[(j / NR * H + h) * NR], NR * NR, 0.0f);
     }
 };
 
@@ -760,7 +461,8 @@ struct Part {
         const long H = net.H, n_y = net.n_y;
         if (n_y < FEW)
             for (long j = 0; j < n_y; j++) {
-                const vec w0 = at(&of.W2[j * H + s * NR]), w1 = at(&of.W2[j * H + s * NR + VL]);
+                const float *w = &of.W2[(s * n_y + j) * NR];
+                const vec w0 = at(w), w1 = at(w + VL);
                 for (long r = 0; r < n; r++)
                     at(&by.Zsum[(j * R + r) * VL]) += at(A + r * NR) * w0 + at(A + r * NR + VL) * w1;
             }
@@ -811,7 +513,7 @@ struct Part {
     template <int g> void product(long n, const Inputs &x) {
         const FlushToZero flush;
         Array<float> &D = own.D;
-        const long H = net.H, n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
+        const long n_x = net.n_x, n_y = net.n_y, ldz = net.ldz;
         add_rows(n, RZ2.get(), db2); // hb2 = Σ_rows RdZ2
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR], *RZ = &RZ1[s * R * NR], *RA = &RA1[s * R * NR];
@@ -820,9 +522,9 @@ struct Part {
             panel(n_y, units, n, {RZ2.get(), 1, ldz}, A, NR, hW2); // hW2 = RdZ2ᵀ A1 + dZ2ᵀ RA1
             panel(n_y, units, n, {Z2.get(), 1, ldz}, RA, NR, hW2);
             std::memset(D.get(), 0, n * NR * 4), std::memset(RD.get(), 0, n * NR * 4);
-            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get());   // dA1 = dZ2 W2
-            panel(n, units, n_y, {RZ2.get(), ldz, 1}, &net.of.W2[s * NR], H, RD.get()); // RdA1 = RdZ2 W2 + dZ2 tW2
-            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.t.W2[s * NR], H, RD.get());
+            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * n_y * NR], NR, D.get());   // dA1 = dZ2 W2
+            panel(n, units, n_y, {RZ2.get(), ldz, 1}, &net.of.W2[s * n_y * NR], NR, RD.get()); // RdA1 = RdZ2 W2 + dZ2 tW2
+            panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.t.W2[s * n_y * NR], NR, RD.get());
             vec h[2]{};
             for (long i = 0; i < n * NR; i += VL) { // RdZ1 = RdA1 ⊙ g'(Z1) + dA1 ⊙ g''(Z1) ⊙ RZ1, hb1 = Σ_rows RdZ1
                 const vec A1 = at(A + i);
@@ -839,7 +541,7 @@ struct Part {
     template <int g> void norms(long first, long n, const Inputs &x) {
         const FlushToZero flush;
         Array<float> &D = own.D;
-        const long H = net.H, n_y = net.n_y, ldz = net.ldz;
+        const long n_y = net.n_y, ldz = net.ldz;
         for (long r = 0; r < n; r++) {
             float *dz2 = &Z2[r * ldz];
             const float top = greatest(dz2, n_y);
@@ -850,7 +552,7 @@ struct Part {
         for (long s = 0; s < net.slabs; s++) {
             const float *A = &A1[s * R * NR];
             std::memset(D.get(), 0, n * NR * 4);
-            panel(n, std::min(NR, net.n_h - s * NR), n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D.get());
+            panel(n, std::min(NR, net.n_h - s * NR), n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * n_y * NR], NR, D.get());
             for (long r = 0; r < n; r++) {
                 const vec a0 = at(A + r * NR), a1 = at(A + r * NR + VL);
                 const vec d0 = at(&D[r * NR]) * prime<g>(a0, net.slope), d1 = at(&D[r * NR + VL]) * prime<g>(a1, net.slope);
@@ -872,7 +574,7 @@ struct Part {
         for (long k = 0; k < net.n_h; k++) {
             const float a1 = A1[(k / NR * R + r) * NR + k % NR];
             double dz1 = 0;
-            for (long j = 0; j < net.n_y; j++) dz1 += double(Z2[r * net.ldz + j]) * net.of.W2[j * net.H + k];
+            for (long j = 0; j < net.n_y; j++) dz1 += double(Z2[r * net.ldz + j]) * net.of.W2[(k / NR * net.n_y + j) * NR + k % NR];
             dz1 *= prime<g>(all(a1), net.slope)[0];
             of_dz1 += dz1 * dz1, of_a1 += double(a1) * a1;
         }
@@ -892,7 +594,7 @@ struct Part {
             else {
                 panel(n_y, units, n, {Z2.get(), 1, ldz}, A, NR, dW2 + s * n_y * NR); // dW2 = dZ2ᵀ A1
                 std::memset(D, 0, n * NR * 4);
-                panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * NR], H, D); // dA1 = dZ2 W2
+                panel(n, units, n_y, {Z2.get(), ldz, 1}, &net.of.W2[s * n_y * NR], NR, D); // dA1 = dZ2 W2
                 vec d0{}, d1{};
                 for (long r = 0; r < n; r++) { // dZ1 = dA1 ⊙ g'(Z1), db1 = Σ_rows dZ1
                     float *d = &D[r * NR];

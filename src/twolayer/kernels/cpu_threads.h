@@ -18,25 +18,26 @@ extern "C" {
 [[gnu::weak]] int omp_get_num_threads();
 [[gnu::weak]] int omp_get_max_threads();
 }
+inline int this_process() { return getpid(); }
 #else
 inline void (*const GOMP_parallel)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
 inline int omp_get_thread_num() { return 0; }
 inline int omp_get_num_threads() { return 1; }
 inline int omp_get_max_threads() { return 1; }
-inline int getpid() { return 0; }
+inline int this_process() { return 0; }
 #endif
 
 // In which process the package was imported; library.py says so. In one that was forked off since, OpenMP would wait for
 // threads that stayed behind.
 extern "C" int twolayer_process;
-int twolayer_process = getpid();
+int twolayer_process = this_process();
 
 namespace {
 
 // All of PyTorch's threads are woken at once, and would end if only some of them were. Where few are needed there are
 // processors for others.
 inline bool are_those_of_pytorch(long threads) {
-    return GOMP_parallel && getpid() == twolayer_process && 4 * threads >= omp_get_max_threads();
+    return GOMP_parallel && this_process() == twolayer_process && 4 * threads >= omp_get_max_threads();
 }
 
 // work(0), …, work(threads − 1), in turns where there are fewer threads; an exception in one comes out here.
