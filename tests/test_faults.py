@@ -148,7 +148,9 @@ def test_a_fit_killed_while_it_trains_goes_on(trials, reached):
 
 
 def test_a_process_that_still_writes_keeps_its_file(tmp_path):
+    Path("killed.0123abcd.part").touch()  # before it was locked, just now
     with written_whole("mine") as file:
+        assert [path.name for path in remove_unfinished([tmp_path])] == ["killed.0123abcd.part"]
         file.write("begun")
         file.flush()
         assert remove_unfinished([tmp_path]) == []

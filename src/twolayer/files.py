@@ -82,8 +82,8 @@ def _is_being_written(path: Path) -> bool:
         return False
     try:
         found = path.stat()
-        if found.st_size == 0 and abs(time.time() - found.st_mtime) < 1:  # it may be about to be locked
-            return True
+        if found.st_size == 0 and abs(time.time() - found.st_mtime) < 1:
+            time.sleep(0.2)  # its writer may be about to lock it
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
