@@ -363,7 +363,7 @@ struct Part {
                 float *to = &Xover[i * n + r * size];
                 if (r + 1 == n || i + size == net.n_x) std::memcpy(to, x, size * 4);
                 else // in whole registers: what that is too much is the next row's, which is copied after it
-                    for (long k = 0; k < MR; k += VL) anywhere(to + k) = anywhere(x + k);
+                    for (long k = 0; k < MR; k += VL) store(to + k, anywhere(x + k));
             });
     }
 
@@ -394,7 +394,7 @@ struct Part {
                     else std::memcpy(slab, row, last * 4), std::fill(slab + last, slab + NR, 0.0f);
                 } else
                     for (long v = 0; v < 2; v++) {
-                        if (out) anywhere(row + v * VL) = at(slab + v * VL);
+                        if (out) store(row + v * VL, at(slab + v * VL));
                         else if (is_last) at(slab + v * VL) = from_bits(bits(anywhere(row + v * VL)) & is_unit[v]);
                         else at(slab + v * VL) = anywhere(row + v * VL);
                     }
@@ -796,7 +796,7 @@ struct Part {
             if (j + VL <= n_y) v = anywhere(z + j) - top;
             else
                 for (long i = 0; i < VL; i++) v[i] = j + i < n_y ? z[j + i] - top : -100;
-            anywhere(l + j) = exp(v); // what that is too much is the next row's, which comes after it
+            store(l + j, exp(v)); // what that is too much is the next row's, which comes after it
         }
         const double total = sum_in_double(l, n_y);
         const float log_total = static_cast<float>(std::log(total)), scale = static_cast<float>(of_y / total);

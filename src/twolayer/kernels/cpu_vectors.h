@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 namespace {
@@ -26,8 +27,8 @@ typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 
 inline vec &at(float *p) { return *reinterpret_cast<vec *>(p); }
 inline vec at(const float *p) { return *reinterpret_cast<const vec *>(p); }
-inline loose &anywhere(float *p) { return *reinterpret_cast<loose *>(p); } // not aligned
-inline loose anywhere(const float *p) { return *reinterpret_cast<const loose *>(p); }
+inline loose anywhere(const float *p) { return *reinterpret_cast<const loose *>(p); } // not aligned
+inline void store(float *p, vec x) { std::memcpy(p, &x, sizeof x); } // as a reference, Clang would take it for aligned
 inline vec all(float x) { return x - vec{}; }
 inline ivec bits(vec x) { return reinterpret_cast<ivec>(x); }
 inline vec from_bits(ivec x) { return reinterpret_cast<vec>(x); }
@@ -88,7 +89,7 @@ void transpose(long rows, long columns, const float *from, long ldf, float *to, 
             for (long i = 0; i < VL; i++) x[i] = anywhere(from + (r + i) * ldf + c);
             exchange<VL / 2>(x, std::make_index_sequence<VL>());
 #pragma GCC unroll 16
-            for (long i = 0; i < VL; i++) anywhere(to + (c + i) * ldt + r) = x[i];
+            for (long i = 0; i < VL; i++) store(to + (c + i) * ldt + r, x[i]);
         }
         for (; c < columns; c++)
             for (long i = r; i < r + VL; i++) to[c * ldt + i] = from[i * ldf + c];
@@ -115,7 +116,7 @@ inline float greatest(const float *x, long n) {
 
 // The greatest of n numbers, or NaN where one is.
 inline float greatest_or_nan(const float *x, long n) {
-    auto greater = [](auto a, auto b) { return (a > b) | (a != a) ? a : b; };
+    auto greater = [](auto a, auto b) { return ((a > b) | (a != a)) ? a : b; };
     float top = x[0];
     long i = 0;
     if (n >= VL) {
